@@ -1,0 +1,116 @@
+// events.h - facts that reach the core. Past tense: they have happened, the core decides what follows.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "broker/core/record.h"
+
+namespace gq::core {
+
+/// A worker's words about one grant. STALE unless both numbers match the job's newest grant.
+struct Grant {
+  JobId job;
+  Attempt attempt{};
+  Nonce nonce{};
+  auto operator<=>(const Grant&) const = default;
+};
+
+// ---- from clients. `request` is echoed in the answer; every request is answered exactly once.
+
+struct SubmitItem {
+  JobFixed fixed;      ///< seq, submitted and owner are filled by the core
+  Token body{};
+  bool watch{};        ///< send a JobNotice to this peer when it is final
+};
+struct SubmitReceived { PeerId peer; std::uint64_t request{}; std::string owner; std::vector<SubmitItem> items; };
+struct WatchReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; };      ///< final ones are noticed at once
+struct CancelReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; };
+struct RetryReceived { PeerId peer; std::uint64_t request{}; std::string owner; JobId job; JobId new_id; bool watch{}; };
+struct FetchedReceived { PeerId peer; std::vector<JobId> jobs; };                              ///< not answered
+struct ModelPushed { PeerId peer; std::uint64_t request{}; ModelRecord record; };             ///< becomes the promoted version
+struct ModelRemoveReceived { PeerId peer; std::uint64_t request{}; std::string name; std::string version; };  ///< version empty = all
+struct ClientGone { PeerId peer; };                                                           ///< forget its watches
+
+// ---- from workers
+
+enum class DeviceKind : std::uint8_t { cpu, cuda, mps, simulated };
+struct DeviceReport {
+  std::string uuid;            ///< "GPU-…" as NVML says; "CPU-<worker>" for a worker's CPU
+  std::string name;            ///< "NVIDIA GeForce RTX 4090"
+  DeviceKind kind{DeviceKind::cpu};
+  std::uint16_t index{};       ///< PCI order on that host
+  Mib total{};
+  Mib driver{};                ///< reserved by the driver
+  Mib used{};                  ///< by everybody, measured
+  Mib used_by_us{};            ///< by children of this worker, measured
+  std::int16_t temperature_c{-1};
+  std::int16_t utilization_pct{-1};
+  bool healthy{true};
+};
+/// Where a worker takes starts from. Credit is cumulative since HELLO: lost or doubled messages cannot leak it.
+enum class LaneKind : std::uint8_t {
+  slots,   ///< kinds without a device; one per worker
+  start,   ///< a start that spawns a process or loads a model; one per device
+  warm,    ///< jobs of one warm model on one device
+};
+struct LaneDeclared { std::uint16_t lane{}; LaneKind kind{}; std::string device; std::string model; };  ///< model = NAME@VERSION
+struct LaneCredit { std::uint16_t lane{}; std::uint64_t limit{}; };
+
+struct WorkerHello {
+  PeerId peer;
+  std::string worker;                      ///< the key's name; one live connection per name, the newest wins
+  std::uint64_t instance{};                ///< random per worker process
+  std::string version;
+  std::string host;
+  std::vector<KindIndex> kinds;
+  std::vector<std::string> labels;         ///< "key=value", sorted
+  std::vector<DeviceReport> devices;
+  std::vector<LaneDeclared> lanes;
+  std::vector<LaneCredit> credit;
+  std::vector<Grant> running;              ///< what it holds now; the core reconciles both ways
+};
+struct WorkerPulled { PeerId peer; std::vector<LaneDeclared> opened; std::vector<std::uint16_t> closed; std::vector<LaneCredit> credit; };
+struct WorkerBeat {
+  PeerId peer;
+  std::uint64_t last_number{};             ///< last ASSIGN/PREEMPT/CANCEL processed; only those up to it are judged
+  std::vector<Grant> running;
+  std::vector<DeviceReport> devices;
+};
+struct AttemptsStarted { PeerId peer; std::vector<Grant> grants; };
+struct AttemptRefused { PeerId peer; Grant grant; Errc code{}; std::string reason; };
+struct AttemptEnd {
+  Grant grant;
+  Outcome outcome{};
+  bool started{true};                      ///< STARTED folded in when both happen in one turn
+  Errc error{Errc::job_failed};
+  std::string error_text;
+  Token result{};                          ///< inline result bytes, held by the shell
+  std::uint32_t result_bytes{};
+  std::vector<BlobDigest> result_blobs;    ///< the shell has checked that they are stored
+  Checkpoint checkpoint;                   ///< with yielded
+};
+struct AttemptsEnded { PeerId peer; std::uint64_t request{}; std::vector<AttemptEnd> ends; };
+struct CheckpointSaved { PeerId peer; Grant grant; Checkpoint checkpoint; };
+struct MemoryReleased { PeerId peer; Grant grant; };            ///< first acknowledgement of a preemption
+struct WorkerGoodbye { PeerId peer; };                          ///< after it has drained
+/// After a monitor event the shell probed every worker link; these had none. See design-correctness 4.7.
+struct LinksGone { std::vector<PeerId> peers; };
+
+// ---- from the shell
+
+struct BatchCommitted { std::uint64_t batch{}; };               ///< timers of its offers and leases start now
+struct PayloadMissing { JobId job; };                           ///< body not in the store: the job fails PAYLOAD_LOST
+struct StoreDown {};
+struct StoreUp {};
+struct TimerFired {};                                           ///< next_wakeup() has come
+
+using Event = std::variant<SubmitReceived, WatchReceived, CancelReceived, RetryReceived, FetchedReceived, ModelPushed,
+                           ModelRemoveReceived, ClientGone, WorkerHello, WorkerPulled, WorkerBeat, AttemptsStarted,
+                           AttemptRefused, AttemptsEnded, CheckpointSaved, MemoryReleased, WorkerGoodbye, LinksGone,
+                           BatchCommitted, PayloadMissing, StoreDown, StoreUp, TimerFired>;
+
+}  // namespace gq::core

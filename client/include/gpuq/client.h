@@ -1,0 +1,175 @@
+// client.h - libgpuq: submit work to a gpuq broker and get results. Thread-safe; no third-party type in sight.
+//
+// Every submit carries a job id made here, so a resend after a lost connection never makes a second job. Every call has a
+// deadline. Calls that return a Future never block; the blocking forms are Future::get with the client's default timeout.
+// Sizes: an image is the encoded JPEG or PNG file, not pixels. Memory is in MiB, times are UTC milliseconds, durations std::chrono.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace gpuq {
+
+/// Thrown by blocking calls and futures. `code` is the stable text ("NO_FIT", "TIMED_OUT", …); `next` says what to do.
+class Error : public std::exception {
+ public:
+  Error(std::string code, std::string what, std::string next);
+  const char* what() const noexcept override { return text_.c_str(); }
+  const std::string& code() const noexcept { return code_; }
+  const std::string& next() const noexcept { return next_; }
+  int exit_code() const noexcept;   ///< what the CLI would exit with
+ private:
+  std::string code_, next_, text_;
+};
+
+struct Options {
+  std::string broker;        ///< "tcp://host:7700"; empty = from the access file
+  std::string access_file;   ///< empty = $GPUQ_ACCESS_FILE, ~/.config/gpuq/client.json, /etc/gpuq/client.json
+  bool insecure = false;     ///< no CURVE; only to a broker started --insecure, on loopback
+  std::string name;          ///< shown to operators
+  std::chrono::milliseconds timeout{30'000};   ///< default deadline of blocking calls
+};
+
+/// A named piece of data of a job or a result. Larger than 64 KiB travels through the broker's blob store by itself.
+struct Part {
+  std::string name;
+  std::string media = "application/octet-stream";
+  std::string bytes;         ///< results: filled unless the part is large, then fetch() it
+  std::string blob;          ///< hex digest when it lies in the blob store
+  std::uint64_t size = 0;
+};
+
+struct JobSpec {
+  std::string kind;                               ///< detect, infer, train.detector, command, echo, sleep, …
+  std::string job_class;                          ///< empty = the kind's own
+  int priority = 5;                               ///< 0..9, 9 first
+  std::string model;                              ///< NAME or NAME@VERSION
+  std::int64_t vram_min_mib = 0, vram_max_mib = 0;///< 0 = the kind's default; max INT64_MAX = the rest of the device
+  int devices = 1;
+  std::vector<std::string> where;                 ///< "key=value" labels a worker must have
+  std::map<std::string, std::string> params;      ///< --set
+  std::vector<std::string> argv;                  ///< command
+  std::map<std::string, std::string> env;
+  std::string cwd;
+  std::vector<Part> parts;                        ///< inputs
+  std::vector<std::string> after;                 ///< job ids that must succeed first
+  std::int64_t not_before_ms = 0, deadline_ms = 0;
+  std::chrono::milliseconds timeout{0};           ///< of one attempt
+  int retries = 0;
+  std::string on_preempt;                         ///< checkpoint|pause|restart|never; empty = the kind's own
+  std::string unique;                             ///< at most one unfinished job with this key
+  std::string id;                                 ///< 26 characters; empty = made here
+  std::string label;
+  bool exclusive = false;                         ///< stops itself when its worker loses the broker
+};
+
+struct Submitted {
+  std::string id;
+  bool existing = false;
+  bool ok = true;
+  std::string code, what, next;                   ///< when !ok
+};
+
+struct JobResult {
+  std::string id, state;                          ///< succeeded | failed | cancelled | expired | quarantined
+  std::string code, what;                         ///< unless succeeded
+  int attempt = 0;
+  std::string worker, device, model_version;
+  std::int64_t submitted_ms = 0, started_ms = 0, ended_ms = 0;
+  std::map<std::string, std::string> values;      ///< small facts: exit_code, …
+  std::vector<Part> parts;
+  bool ok() const { return state == "succeeded"; }
+  const Part* part(std::string_view name) const;  ///< nullptr when absent
+};
+
+struct Detection { float x1, y1, x2, y2, score; int label; std::string name; };   ///< pixels of the submitted image
+
+struct JobStatus {   ///< what `gpuq status` shows; fields as in PROTOCOL.md, StatusReply
+  std::string id, kind, job_class, state, model, model_version, label, owner, worker, device, code, what, reason, on_preempt;
+  bool found = false, cancel_asked = false;
+  int priority = 0, attempt = 0, failures = 0, losses = 0, preemptions = 0, retries = 0;
+  std::int64_t budget_min_mib = 0, budget_max_mib = 0, granted_mib = 0;
+  std::int64_t submitted_ms = 0, started_ms = 0, ended_ms = 0, due_ms = 0, deadline_ms = 0;
+  std::uint64_t ahead = 0, result_bytes = 0, checkpoint_step = 0, progress_step = 0, progress_total = 0;
+  std::map<std::string, double> metrics;
+  std::string checkpoint, last_lines, retry_of;
+  std::vector<std::string> result_blobs, after;
+};
+
+struct ListFilter { std::string state, job_class, kind; bool active_only = false; std::string after; int limit = 100; };
+
+struct DeviceStatus {
+  std::string uuid, name, kind; int index = 0; bool healthy = true; int temperature_c = -1, utilization_pct = -1;
+  std::int64_t total_mib = 0, driver_mib = 0, used_mib = 0, used_by_us_mib = 0, headroom_mib = 0, foreign_mib = 0, granted_mib = 0, free_mib = 0;
+  std::vector<std::string> holders, warm;
+};
+struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms = 0; std::vector<std::string> labels, kinds; int running = 0; std::vector<DeviceStatus> devices; };
+struct Model { std::string name, version, runtime, metadata, owner, blob; std::uint64_t bytes = 0; std::int64_t budget_mib = 0, pushed_ms = 0; bool promoted = false; };
+struct Top {
+  std::string broker_version, store, space; std::uint64_t term = 0; std::int64_t uptime_ms = 0;
+  std::uint64_t jobs[3][10] = {};                 ///< [class][state], names by class_name(), state_name()
+  std::uint64_t submitted = 0, succeeded = 0, failed = 0, lost = 0, stale = 0, assigned = 0, queued_bytes = 0, final_bytes = 0, broker_bytes = 0, commits = 0;
+  double commit_p50_ms = 0, commit_p99_ms = 0, jobs_per_commit = 0;
+};
+struct LogChunk { std::string bytes; std::uint64_t offset = 0, next = 0; bool end = false; };
+
+std::string make_job_id();
+const char* class_name(int c);
+const char* state_name(int s);
+
+class Client {
+ public:
+  explicit Client(Options options = {});
+  ~Client();
+  Client(Client&&) noexcept;
+  Client& operator=(Client&&) noexcept;
+
+  /// Answered when all are on disk (or refused one by one: look at ok). Large parts are uploaded first.
+  std::future<std::vector<Submitted>> submit_async(std::vector<JobSpec> jobs);
+  std::vector<Submitted> submit(std::vector<JobSpec> jobs);
+  Submitted submit(JobSpec job);                                  ///< throws when it was refused
+
+  /// Ready when the job is final, whatever came of it. Survives reconnects. Jobs submitted here are watched already.
+  std::future<JobResult> result_async(const std::string& id);
+  JobResult wait(const std::string& id, std::optional<std::chrono::milliseconds> timeout = {});
+  /// Calls back on the client's thread for each job as it becomes final, until all are; no per-job future. For many jobs.
+  void on_final(const std::vector<std::string>& ids, std::function<void(JobResult&&)> callback);
+  std::string fetch(const Part& part);                            ///< bytes of a part, from the blob store when large
+  std::string fetch_blob(const std::string& digest);
+  std::string upload(std::string_view bytes);                     ///< digest
+  std::string upload_file(const std::string& path);
+
+  std::vector<Detection> detect(const std::string& model, std::string_view image, const std::map<std::string, std::string>& params = {});
+
+  std::vector<std::string> cancel(const std::vector<std::string>& ids);   ///< per id: cancelled|asked|already_final|unknown
+  Submitted retry(const std::string& id);
+  std::vector<JobStatus> status(const std::vector<std::string>& ids);
+  std::vector<JobStatus> list(const ListFilter& filter = {});
+  std::vector<WorkerStatus> workers();
+  Top top();
+  LogChunk logs(const std::string& id, std::uint64_t offset);
+  void follow_logs(const std::string& id, std::uint64_t offset, std::function<bool(const LogChunk&)> on_chunk);  ///< until end or false
+  Model push_model(const std::string& name, const std::string& path, const std::string& runtime = "torchscript", std::int64_t budget_mib = 0);
+  Model push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime, const std::string& metadata = {}, std::int64_t budget_mib = 0);
+  std::vector<Model> models();
+  Model remove_model(const std::string& name, const std::string& version = {});
+  bool connected() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// Boxes of a detect result; empty when the part "detections" is absent. Throws Error BAD_MESSAGE on anything else.
+std::vector<Detection> parse_detections(const JobResult& result);
+
+}  // namespace gpuq

@@ -1,0 +1,175 @@
+// messages.h - everything that is said on the wire, as plain structs. PROTOCOL.md is the same page for people.
+//
+// A message is at most two frames: frame 0 = msgpack header {v, min, type, id, trace} followed by the msgpack body; frame 1 =
+// payload bytes, which the broker never parses. A hot message carries 1..256 items; the payloads of its items lie
+// concatenated in frame 1 and each item says how long its own is (`payload_bytes`). Fields are only added, type numbers never
+// reused. Hot bodies are msgpack arrays, control bodies maps (unknown keys ignored, missing keys default).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/vocabulary/errors.h"
+#include "common/vocabulary/ids.h"
+#include "common/vocabulary/job.h"
+#include "common/vocabulary/units.h"
+
+namespace gq::wire {
+
+inline constexpr std::uint8_t kProtocolVersion = 1;
+inline constexpr std::uint8_t kOldestReader = 1;
+
+/// X(number, Struct): the registry. Numbers: 1-9 session, 10-49 client, 50-79 worker, 80-99 both.
+#define GQ_WIRE_MESSAGES(X) \
+  X(1, ClientHello) X(2, ClientWelcome) X(3, WorkerHello) X(4, WorkerWelcome) X(5, Beat) X(6, BeatReply) X(7, Goodbye) X(8, Failure) \
+  X(10, Submit) X(11, Submitted) X(12, Watch) X(13, Watched) X(14, Notify) X(15, Fetched) X(16, CancelJobs) X(17, CancelReply) \
+  X(18, Retry) X(19, RetryReply) X(20, StatusQuery) X(21, StatusReply) X(22, ListQuery) X(23, ListReply) X(24, WorkersQuery) \
+  X(25, WorkersReply) X(26, LogQuery) X(27, LogReply) X(28, ModelPush) X(29, ModelRemove) X(30, ModelReply) X(31, ModelsQuery) \
+  X(32, ModelsReply) X(33, ResultQuery) X(34, ResultReply) X(35, TopQuery) X(36, TopReply) \
+  X(50, Pull) X(51, Assign) X(52, Started) X(53, Refused) X(54, Ended) X(55, Accepted) X(56, PreemptJob) X(57, CancelJob) \
+  X(58, Progress) X(59, Log) X(60, CheckpointSaved) X(61, MemoryReleased) X(62, WorkerBeat) X(63, WorkerBeatReply) \
+  X(80, BlobPut) X(81, BlobPutReply) X(82, BlobGet) X(83, BlobGetReply)
+
+struct Header {
+  std::uint8_t v{kProtocolVersion};
+  std::uint8_t min{kOldestReader};
+  std::uint16_t type{};
+  std::uint64_t id{};     ///< request id, echoed in the answer; 0 = none expected
+  std::string trace;      ///< W3C traceparent or empty
+};
+
+struct Grant { JobId job; Attempt attempt{}; Nonce nonce{}; auto operator<=>(const Grant&) const = default; };
+
+// ---- 1-9 session
+struct ClientHello { std::string name; std::string version; std::uint8_t protocol{kProtocolVersion}; };
+struct ClientWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::string role; std::string name; std::uint64_t frame_bytes_max{}; std::uint64_t inline_bytes_max{}; std::uint64_t blob_chunk_bytes{}; std::uint32_t beat_ms{}; std::string space; };
+struct Device { std::string uuid, name; std::uint8_t kind{}; std::uint16_t index{}; std::int64_t total_mib{}, driver_mib{}, used_mib{}, used_by_us_mib{}; std::int16_t temperature_c{-1}, utilization_pct{-1}; bool healthy{true}; };
+struct Lane { std::uint16_t lane{}; std::uint8_t kind{}; std::string device; std::string model; };
+struct Credit { std::uint16_t lane{}; std::uint64_t limit{}; };
+struct WorkerHello { std::string name; std::uint64_t instance{}; std::string version; std::uint8_t protocol{kProtocolVersion}; std::string host; std::vector<std::string> kinds; std::vector<std::string> labels; std::vector<Device> devices; std::vector<Lane> lanes; std::vector<Credit> credit; std::vector<Grant> running; };
+struct WorkerWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::uint32_t beat_ms{}, lease_ms{}, orphan_ms{}; std::uint64_t frame_bytes_max{}, inline_bytes_max{}, blob_chunk_bytes{}; std::vector<Grant> revoke; };
+struct Beat { std::uint64_t sent_us{}; };                                          ///< client -> broker
+struct BeatReply { std::uint64_t sent_us{}; Term term{}; };
+struct Goodbye { std::string reason; };
+struct Failure { std::string code; std::string what; std::string next; };          ///< the answer to anything that could not be done
+
+// ---- 10-49 client
+struct SubmitItem {
+  JobId id;
+  Digest128 digest;                      ///< of this item's spec and payload, made by the sender (compared, never trusted)
+  std::string kind;
+  std::uint8_t job_class{};              ///< JobClass
+  std::uint8_t priority{5};
+  std::string model;
+  std::int64_t budget_min_mib{}, budget_max_mib{};
+  std::uint16_t devices{1};
+  std::uint8_t on_preempt{};
+  bool exclusive{};
+  std::vector<std::string> where;
+  std::int64_t not_before_ms{}, deadline_ms{};
+  std::int64_t timeout_us{};
+  std::uint32_t retries{};
+  std::string unique;
+  std::vector<JobId> after;
+  std::vector<BlobDigest> blobs;
+  std::string label;
+  bool watch{true};
+  std::uint32_t payload_bytes{};         ///< of the job body (job_body.h) in frame 1
+};
+struct Submit { std::vector<SubmitItem> items; };
+struct SubmittedItem { JobId id; bool ok{}; bool existing{}; std::string code, what, next; };
+struct Submitted { std::vector<SubmittedItem> items; };
+struct Watch { std::vector<JobId> jobs; };
+struct Watched { std::vector<JobId> unknown; };
+struct NotifyItem {
+  JobId id; std::uint8_t state{}; Attempt attempt{}; std::string code, what; std::string worker; std::string device; std::string model_version;
+  std::int64_t submitted_ms{}, started_ms{}, ended_ms{}; std::vector<BlobDigest> blobs; std::uint32_t payload_bytes{};  ///< inline result (job_body.h) in frame 1
+};
+struct Notify { std::vector<NotifyItem> items; };
+struct Fetched { std::vector<JobId> jobs; };
+struct CancelJobs { std::vector<JobId> jobs; };
+struct CancelReply { std::vector<std::uint8_t> items; };                           ///< core::CancelResult
+struct Retry { JobId job; JobId new_id; bool watch{}; };
+struct RetryReply { SubmittedItem item; };
+struct StatusQuery { std::vector<JobId> jobs; };
+struct JobStatus {
+  JobId id; bool found{}; std::string kind; std::uint8_t job_class{}, state{}, priority{}; std::string model, model_version, label, owner, worker, device, code, what, reason, on_preempt;
+  std::int64_t budget_min_mib{}, budget_max_mib{}, granted_mib{}; std::uint32_t attempt{}, failures{}, losses{}, preemptions{}, retries{};
+  std::int64_t submitted_ms{}, started_ms{}, ended_ms{}, due_ms{}, deadline_ms{}; std::uint64_t ahead{}; std::uint32_t result_bytes{}; std::vector<BlobDigest> result_blobs; JobId retry_of; std::vector<JobId> after;
+  bool cancel_asked{}; std::uint64_t checkpoint_step{}; BlobDigest checkpoint; std::uint64_t progress_step{}, progress_total{}; std::map<std::string, double> metrics; std::string last_lines;
+};
+struct StatusReply { std::vector<JobStatus> jobs; };
+struct ListQuery { std::string state, job_class, kind; bool active_only{}; JobId after; std::uint32_t limit{100}; };
+struct ListReply { std::vector<JobStatus> jobs; };
+struct WorkersQuery {};
+struct DeviceStatus { Device device; std::int64_t headroom_mib{}, foreign_mib{}, granted_mib{}, free_mib{}; std::vector<std::string> holders, warm; };
+struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms{}; std::vector<std::string> labels, kinds; std::uint32_t running{}; std::vector<DeviceStatus> devices; };
+struct WorkersReply { std::vector<WorkerStatus> workers; };
+struct LogQuery { JobId job; std::uint64_t offset{}; bool follow{}; };              ///< follow: replies keep coming on this id until the job is final
+struct LogReply { JobId job; std::uint64_t offset{}; std::uint64_t next{}; bool end{}; };  ///< bytes in frame 1; offset > asked = the ring had moved on
+struct Model { std::string name, version, runtime, metadata, owner; BlobDigest blob; std::uint64_t bytes{}; std::int64_t budget_mib{}, pushed_ms{}; bool promoted{}; };
+struct ModelPush { Model model; };                                                 ///< its blob must be stored already
+struct ModelRemove { std::string name, version; };
+struct ModelReply { Model model; };
+struct ModelsQuery {};
+struct ModelsReply { std::vector<Model> models; };
+struct ResultQuery { JobId job; };
+struct ResultReply { NotifyItem item; };                                           ///< payload as in Notify; a not yet final job answers Failure UNAVAILABLE
+struct TopQuery {};
+struct TopReply {
+  std::string broker_version, store, space; Term term{}; std::int64_t uptime_ms{}; std::uint64_t by_class_and_state[3][10]{};
+  std::uint64_t submitted{}, succeeded{}, failed{}, lost{}, stale{}, assigned{}; std::uint64_t queued_bytes{}, final_bytes{}, broker_bytes{};
+  std::uint64_t commits{}; double commit_p50_ms{}, commit_p99_ms{}; std::uint64_t jobs_per_commit_milli{};
+};
+
+// ---- 50-79 worker. Each message of the broker carries the term; a worker refuses a lower one.
+struct Pull { std::vector<Lane> opened; std::vector<std::uint16_t> closed; std::vector<Credit> credit; };
+struct AssignItem {
+  std::uint64_t number{}; Grant grant; std::uint16_t lane{}; std::vector<std::string> devices; std::int64_t granted_mib{}; std::string kind; std::uint8_t job_class{}, priority{}, on_preempt{};
+  bool exclusive{}; std::int64_t timeout_us{}; Model model; BlobDigest resume; std::uint64_t resume_step{}; std::string owner; std::uint32_t payload_bytes{};
+};
+struct Assign { Term term{}; std::vector<AssignItem> items; };
+struct Started { std::vector<Grant> grants; };
+struct Refused { Grant grant; std::string code, what; };
+struct EndedItem {
+  Grant grant; std::uint8_t outcome{}; bool started{}; std::string code, what; std::vector<BlobDigest> blobs; BlobDigest checkpoint; std::uint64_t checkpoint_step{}; std::uint32_t payload_bytes{};
+};
+struct Ended { std::vector<EndedItem> items; };                                    ///< RESULT: how attempts ended
+struct Accepted { Term term{}; std::vector<Grant> grants; std::vector<std::uint8_t> verdicts; };  ///< core::EndVerdict
+struct PreemptJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; std::uint32_t deadline_ms{}; };
+struct CancelJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; };
+struct Progress { Grant grant; std::uint64_t step{}, total{}; std::map<std::string, double> metrics; };
+struct Log { Grant grant; std::uint64_t offset{}; };                               ///< bytes in frame 1
+struct CheckpointSaved { Grant grant; BlobDigest blob; std::uint64_t step{}; };
+struct MemoryReleased { Grant grant; };
+struct WorkerBeat { std::uint64_t sent_us{}; std::uint64_t last_number{}; std::vector<Grant> running; std::vector<Device> devices; };
+struct WorkerBeatReply { std::uint64_t sent_us{}; Term term{}; std::vector<Grant> revoke; std::vector<CancelJob> cancels; std::vector<PreemptJob> preempts; };
+
+// ---- 80-99 both. Blobs travel in chunks over the sender's own connection.
+/// First: digest, total and no payload -> BlobPutReply says from which offset to go on (resume), or complete. Then chunks in order.
+struct BlobPut { BlobDigest blob; std::uint64_t total{}, offset{}; };
+struct BlobPutReply { BlobDigest blob; std::uint64_t next{}; bool complete{}; };   ///< complete = on disk, fsynced, digest verified
+struct BlobGet { BlobDigest blob; std::uint64_t offset{}; std::uint32_t bytes_max{}; };
+struct BlobGetReply { BlobDigest blob; std::uint64_t total{}, offset{}; };         ///< bytes in frame 1
+
+template <class T>
+struct TypeNumber;
+#define GQ_NUMBER(number, Struct) \
+  template <>                     \
+  struct TypeNumber<Struct> {     \
+    static constexpr std::uint16_t value = number; \
+    static constexpr const char* name = #Struct;   \
+  };
+GQ_WIRE_MESSAGES(GQ_NUMBER)
+#undef GQ_NUMBER
+
+using Message = std::variant<std::monostate
+#define GQ_ALTERNATIVE(number, Struct) , Struct
+                             GQ_WIRE_MESSAGES(GQ_ALTERNATIVE)
+#undef GQ_ALTERNATIVE
+                             >;
+
+}  // namespace gq::wire
