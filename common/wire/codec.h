@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,8 +26,18 @@ inline Result<Decoded> decode(std::string_view frame0) {
   return decode(std::as_bytes(std::span(frame0.data(), frame0.size())));
 }
 
+/// The header alone, when even that much can be read: lets a refusal of decode() be answered under its request id.
+std::optional<Header> decode_header(std::span<const std::byte> frame0);
+inline std::optional<Header> decode_header(std::string_view frame0) {
+  return decode_header(std::as_bytes(std::span(frame0.data(), frame0.size())));
+}
+
 /// Cut frame 1 by the items' payload_bytes. Error BAD_MESSAGE unless they add up exactly.
 template <class Items>
 Result<std::vector<std::string_view>> split_payloads(const Items& items, std::string_view frame1);
+
+/// An Error as the answer to a request, and back; a code we do not know becomes INTERNAL with the code in the text.
+Failure failure(const Error& error);
+Error to_error(const Failure& failure);
 
 }  // namespace gq::wire

@@ -22,6 +22,7 @@ struct Part {
   BlobDigest blob;           ///< content in the blob store
   std::uint64_t blob_bytes{};
   std::string share;         ///< "NAME/path"
+  bool operator==(const Part&) const = default;
 };
 
 struct JobBody {
@@ -30,11 +31,13 @@ struct JobBody {
   std::map<std::string, std::string> env;
   std::string cwd;
   std::vector<Part> parts;                     ///< inputs
+  bool operator==(const JobBody&) const = default;
 };
 
 struct ResultBody {
   std::map<std::string, std::string> values;   ///< small facts: exit_code, images_per_s, model
   std::vector<Part> parts;                     ///< outputs and artefacts
+  bool operator==(const ResultBody&) const = default;
 };
 
 std::string encode(const JobBody& body);

@@ -39,22 +39,23 @@ struct Header {
   std::uint16_t type{};
   std::uint64_t id{};     ///< request id, echoed in the answer; 0 = none expected
   std::string trace;      ///< W3C traceparent or empty
+  bool operator==(const Header&) const = default;
 };
 
 struct Grant { JobId job; Attempt attempt{}; Nonce nonce{}; auto operator<=>(const Grant&) const = default; };
 
 // ---- 1-9 session
-struct ClientHello { std::string name; std::string version; std::uint8_t protocol{kProtocolVersion}; };
-struct ClientWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::string role; std::string name; std::uint64_t frame_bytes_max{}; std::uint64_t inline_bytes_max{}; std::uint64_t blob_chunk_bytes{}; std::uint32_t beat_ms{}; std::string space; };
-struct Device { std::string uuid, name; std::uint8_t kind{}; std::uint16_t index{}; std::int64_t total_mib{}, driver_mib{}, used_mib{}, used_by_us_mib{}; std::int16_t temperature_c{-1}, utilization_pct{-1}; bool healthy{true}; };
-struct Lane { std::uint16_t lane{}; std::uint8_t kind{}; std::string device; std::string model; };
-struct Credit { std::uint16_t lane{}; std::uint64_t limit{}; };
-struct WorkerHello { std::string name; std::uint64_t instance{}; std::string version; std::uint8_t protocol{kProtocolVersion}; std::string host; std::vector<std::string> kinds; std::vector<std::string> labels; std::vector<Device> devices; std::vector<Lane> lanes; std::vector<Credit> credit; std::vector<Grant> running; };
-struct WorkerWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::uint32_t beat_ms{}, lease_ms{}, orphan_ms{}; std::uint64_t frame_bytes_max{}, inline_bytes_max{}, blob_chunk_bytes{}; std::vector<Grant> revoke; };
-struct Beat { std::uint64_t sent_us{}; };                                          ///< client -> broker
-struct BeatReply { std::uint64_t sent_us{}; Term term{}; };
-struct Goodbye { std::string reason; };
-struct Failure { std::string code; std::string what; std::string next; };          ///< the answer to anything that could not be done
+struct ClientHello { std::string name; std::string version; std::uint8_t protocol{kProtocolVersion}; bool operator==(const ClientHello&) const = default; };
+struct ClientWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::string role; std::string name; std::uint64_t frame_bytes_max{}; std::uint64_t inline_bytes_max{}; std::uint64_t blob_chunk_bytes{}; std::uint32_t beat_ms{}; std::string space; bool operator==(const ClientWelcome&) const = default; };
+struct Device { std::string uuid, name; std::uint8_t kind{}; std::uint16_t index{}; std::int64_t total_mib{}, driver_mib{}, used_mib{}, used_by_us_mib{}; std::int16_t temperature_c{-1}, utilization_pct{-1}; bool healthy{true}; bool operator==(const Device&) const = default; };
+struct Lane { std::uint16_t lane{}; std::uint8_t kind{}; std::string device; std::string model; bool operator==(const Lane&) const = default; };
+struct Credit { std::uint16_t lane{}; std::uint64_t limit{}; bool operator==(const Credit&) const = default; };
+struct WorkerHello { std::string name; std::uint64_t instance{}; std::string version; std::uint8_t protocol{kProtocolVersion}; std::string host; std::vector<std::string> kinds; std::vector<std::string> labels; std::vector<Device> devices; std::vector<Lane> lanes; std::vector<Credit> credit; std::vector<Grant> running; bool operator==(const WorkerHello&) const = default; };
+struct WorkerWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::uint32_t beat_ms{}, lease_ms{}, orphan_ms{}; std::uint64_t frame_bytes_max{}, inline_bytes_max{}, blob_chunk_bytes{}; std::vector<Grant> revoke; bool operator==(const WorkerWelcome&) const = default; };
+struct Beat { std::uint64_t sent_us{}; bool operator==(const Beat&) const = default; };                                          ///< client -> broker
+struct BeatReply { std::uint64_t sent_us{}; Term term{}; bool operator==(const BeatReply&) const = default; };
+struct Goodbye { std::string reason; bool operator==(const Goodbye&) const = default; };
+struct Failure { std::string code; std::string what; std::string next; bool operator==(const Failure&) const = default; };          ///< the answer to anything that could not be done
 
 // ---- 10-49 client
 struct SubmitItem {
@@ -78,82 +79,88 @@ struct SubmitItem {
   std::string label;
   bool watch{true};
   std::uint32_t payload_bytes{};         ///< of the job body (job_body.h) in frame 1
+  bool operator==(const SubmitItem&) const = default;
 };
-struct Submit { std::vector<SubmitItem> items; };
-struct SubmittedItem { JobId id; bool ok{}; bool existing{}; std::string code, what, next; };
-struct Submitted { std::vector<SubmittedItem> items; };
-struct Watch { std::vector<JobId> jobs; };
-struct Watched { std::vector<JobId> unknown; };
+struct Submit { std::vector<SubmitItem> items; bool operator==(const Submit&) const = default; };
+struct SubmittedItem { JobId id; bool ok{}; bool existing{}; std::string code, what, next; bool operator==(const SubmittedItem&) const = default; };
+struct Submitted { std::vector<SubmittedItem> items; bool operator==(const Submitted&) const = default; };
+struct Watch { std::vector<JobId> jobs; bool operator==(const Watch&) const = default; };
+struct Watched { std::vector<JobId> unknown; bool operator==(const Watched&) const = default; };
 struct NotifyItem {
   JobId id; std::uint8_t state{}; Attempt attempt{}; std::string code, what; std::string worker; std::string device; std::string model_version;
   std::int64_t submitted_ms{}, started_ms{}, ended_ms{}; std::vector<BlobDigest> blobs; std::uint32_t payload_bytes{};  ///< inline result (job_body.h) in frame 1
+  bool operator==(const NotifyItem&) const = default;
 };
-struct Notify { std::vector<NotifyItem> items; };
-struct Fetched { std::vector<JobId> jobs; };
-struct CancelJobs { std::vector<JobId> jobs; };
-struct CancelReply { std::vector<std::uint8_t> items; };                           ///< core::CancelResult
-struct Retry { JobId job; JobId new_id; bool watch{}; };
-struct RetryReply { SubmittedItem item; };
-struct StatusQuery { std::vector<JobId> jobs; };
+struct Notify { std::vector<NotifyItem> items; bool operator==(const Notify&) const = default; };
+struct Fetched { std::vector<JobId> jobs; bool operator==(const Fetched&) const = default; };
+struct CancelJobs { std::vector<JobId> jobs; bool operator==(const CancelJobs&) const = default; };
+struct CancelReply { std::vector<std::uint8_t> items; bool operator==(const CancelReply&) const = default; };                           ///< core::CancelResult
+struct Retry { JobId job; JobId new_id; bool watch{}; bool operator==(const Retry&) const = default; };
+struct RetryReply { SubmittedItem item; bool operator==(const RetryReply&) const = default; };
+struct StatusQuery { std::vector<JobId> jobs; bool operator==(const StatusQuery&) const = default; };
 struct JobStatus {
   JobId id; bool found{}; std::string kind; std::uint8_t job_class{}, state{}, priority{}; std::string model, model_version, label, owner, worker, device, code, what, reason, on_preempt;
   std::int64_t budget_min_mib{}, budget_max_mib{}, granted_mib{}; std::uint32_t attempt{}, failures{}, losses{}, preemptions{}, retries{};
   std::int64_t submitted_ms{}, started_ms{}, ended_ms{}, due_ms{}, deadline_ms{}; std::uint64_t ahead{}; std::uint32_t result_bytes{}; std::vector<BlobDigest> result_blobs; JobId retry_of; std::vector<JobId> after;
   bool cancel_asked{}; std::uint64_t checkpoint_step{}; BlobDigest checkpoint; std::uint64_t progress_step{}, progress_total{}; std::map<std::string, double> metrics; std::string last_lines;
+  bool operator==(const JobStatus&) const = default;
 };
-struct StatusReply { std::vector<JobStatus> jobs; };
-struct ListQuery { std::string state, job_class, kind; bool active_only{}; JobId after; std::uint32_t limit{100}; };
-struct ListReply { std::vector<JobStatus> jobs; };
-struct WorkersQuery {};
-struct DeviceStatus { Device device; std::int64_t headroom_mib{}, foreign_mib{}, granted_mib{}, free_mib{}; std::vector<std::string> holders, warm; };
-struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms{}; std::vector<std::string> labels, kinds; std::uint32_t running{}; std::vector<DeviceStatus> devices; };
-struct WorkersReply { std::vector<WorkerStatus> workers; };
-struct LogQuery { JobId job; std::uint64_t offset{}; bool follow{}; };              ///< follow: replies keep coming on this id until the job is final
-struct LogReply { JobId job; std::uint64_t offset{}; std::uint64_t next{}; bool end{}; };  ///< bytes in frame 1; offset > asked = the ring had moved on
-struct Model { std::string name, version, runtime, metadata, owner; BlobDigest blob; std::uint64_t bytes{}; std::int64_t budget_mib{}, pushed_ms{}; bool promoted{}; };
-struct ModelPush { Model model; };                                                 ///< its blob must be stored already
-struct ModelRemove { std::string name, version; };
-struct ModelReply { Model model; };
-struct ModelsQuery {};
-struct ModelsReply { std::vector<Model> models; };
-struct ResultQuery { JobId job; };
-struct ResultReply { NotifyItem item; };                                           ///< payload as in Notify; a not yet final job answers Failure UNAVAILABLE
-struct TopQuery {};
+struct StatusReply { std::vector<JobStatus> jobs; bool operator==(const StatusReply&) const = default; };
+struct ListQuery { std::string state, job_class, kind; bool active_only{}; JobId after; std::uint32_t limit{100}; bool operator==(const ListQuery&) const = default; };
+struct ListReply { std::vector<JobStatus> jobs; bool operator==(const ListReply&) const = default; };
+struct WorkersQuery { bool operator==(const WorkersQuery&) const = default; };
+struct DeviceStatus { Device device; std::int64_t headroom_mib{}, foreign_mib{}, granted_mib{}, free_mib{}; std::vector<std::string> holders, warm; bool operator==(const DeviceStatus&) const = default; };
+struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms{}; std::vector<std::string> labels, kinds; std::uint32_t running{}; std::vector<DeviceStatus> devices; bool operator==(const WorkerStatus&) const = default; };
+struct WorkersReply { std::vector<WorkerStatus> workers; bool operator==(const WorkersReply&) const = default; };
+struct LogQuery { JobId job; std::uint64_t offset{}; bool follow{}; bool operator==(const LogQuery&) const = default; };              ///< follow: replies keep coming on this id until the job is final
+struct LogReply { JobId job; std::uint64_t offset{}; std::uint64_t next{}; bool end{}; bool operator==(const LogReply&) const = default; };  ///< bytes in frame 1; offset > asked = the ring had moved on
+struct Model { std::string name, version, runtime, metadata, owner; BlobDigest blob; std::uint64_t bytes{}; std::int64_t budget_mib{}, pushed_ms{}; bool promoted{}; bool operator==(const Model&) const = default; };
+struct ModelPush { Model model; bool operator==(const ModelPush&) const = default; };                                                 ///< its blob must be stored already
+struct ModelRemove { std::string name, version; bool operator==(const ModelRemove&) const = default; };
+struct ModelReply { Model model; bool operator==(const ModelReply&) const = default; };
+struct ModelsQuery { bool operator==(const ModelsQuery&) const = default; };
+struct ModelsReply { std::vector<Model> models; bool operator==(const ModelsReply&) const = default; };
+struct ResultQuery { JobId job; bool operator==(const ResultQuery&) const = default; };
+struct ResultReply { NotifyItem item; bool operator==(const ResultReply&) const = default; };                                           ///< payload as in Notify; a not yet final job answers Failure UNAVAILABLE
+struct TopQuery { bool operator==(const TopQuery&) const = default; };
 struct TopReply {
   std::string broker_version, store, space; Term term{}; std::int64_t uptime_ms{}; std::uint64_t by_class_and_state[3][10]{};
   std::uint64_t submitted{}, succeeded{}, failed{}, lost{}, stale{}, assigned{}; std::uint64_t queued_bytes{}, final_bytes{}, broker_bytes{};
   std::uint64_t commits{}; double commit_p50_ms{}, commit_p99_ms{}; std::uint64_t jobs_per_commit_milli{};
+  bool operator==(const TopReply&) const = default;
 };
 
 // ---- 50-79 worker. Each message of the broker carries the term; a worker refuses a lower one.
-struct Pull { std::vector<Lane> opened; std::vector<std::uint16_t> closed; std::vector<Credit> credit; };
+struct Pull { std::vector<Lane> opened; std::vector<std::uint16_t> closed; std::vector<Credit> credit; bool operator==(const Pull&) const = default; };
 struct AssignItem {
   std::uint64_t number{}; Grant grant; std::uint16_t lane{}; std::vector<std::string> devices; std::int64_t granted_mib{}; std::string kind; std::uint8_t job_class{}, priority{}, on_preempt{};
   bool exclusive{}; std::int64_t timeout_us{}; Model model; BlobDigest resume; std::uint64_t resume_step{}; std::string owner; std::uint32_t payload_bytes{};
+  bool operator==(const AssignItem&) const = default;
 };
-struct Assign { Term term{}; std::vector<AssignItem> items; };
-struct Started { std::vector<Grant> grants; };
-struct Refused { Grant grant; std::string code, what; };
+struct Assign { Term term{}; std::vector<AssignItem> items; bool operator==(const Assign&) const = default; };
+struct Started { std::vector<Grant> grants; bool operator==(const Started&) const = default; };
+struct Refused { Grant grant; std::string code, what; bool operator==(const Refused&) const = default; };
 struct EndedItem {
   Grant grant; std::uint8_t outcome{}; bool started{}; std::string code, what; std::vector<BlobDigest> blobs; BlobDigest checkpoint; std::uint64_t checkpoint_step{}; std::uint32_t payload_bytes{};
+  bool operator==(const EndedItem&) const = default;
 };
-struct Ended { std::vector<EndedItem> items; };                                    ///< RESULT: how attempts ended
-struct Accepted { Term term{}; std::vector<Grant> grants; std::vector<std::uint8_t> verdicts; };  ///< core::EndVerdict
-struct PreemptJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; std::uint32_t deadline_ms{}; };
-struct CancelJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; };
-struct Progress { Grant grant; std::uint64_t step{}, total{}; std::map<std::string, double> metrics; };
-struct Log { Grant grant; std::uint64_t offset{}; };                               ///< bytes in frame 1
-struct CheckpointSaved { Grant grant; BlobDigest blob; std::uint64_t step{}; };
-struct MemoryReleased { Grant grant; };
-struct WorkerBeat { std::uint64_t sent_us{}; std::uint64_t last_number{}; std::vector<Grant> running; std::vector<Device> devices; };
-struct WorkerBeatReply { std::uint64_t sent_us{}; Term term{}; std::vector<Grant> revoke; std::vector<CancelJob> cancels; std::vector<PreemptJob> preempts; };
+struct Ended { std::vector<EndedItem> items; bool operator==(const Ended&) const = default; };                                    ///< RESULT: how attempts ended
+struct Accepted { Term term{}; std::vector<Grant> grants; std::vector<std::uint8_t> verdicts; bool operator==(const Accepted&) const = default; };  ///< core::EndVerdict
+struct PreemptJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; std::uint32_t deadline_ms{}; bool operator==(const PreemptJob&) const = default; };
+struct CancelJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; bool operator==(const CancelJob&) const = default; };
+struct Progress { Grant grant; std::uint64_t step{}, total{}; std::map<std::string, double> metrics; bool operator==(const Progress&) const = default; };
+struct Log { Grant grant; std::uint64_t offset{}; bool operator==(const Log&) const = default; };                               ///< bytes in frame 1
+struct CheckpointSaved { Grant grant; BlobDigest blob; std::uint64_t step{}; bool operator==(const CheckpointSaved&) const = default; };
+struct MemoryReleased { Grant grant; bool operator==(const MemoryReleased&) const = default; };
+struct WorkerBeat { std::uint64_t sent_us{}; std::uint64_t last_number{}; std::vector<Grant> running; std::vector<Device> devices; bool operator==(const WorkerBeat&) const = default; };
+struct WorkerBeatReply { std::uint64_t sent_us{}; Term term{}; std::vector<Grant> revoke; std::vector<CancelJob> cancels; std::vector<PreemptJob> preempts; bool operator==(const WorkerBeatReply&) const = default; };
 
 // ---- 80-99 both. Blobs travel in chunks over the sender's own connection.
 /// First: digest, total and no payload -> BlobPutReply says from which offset to go on (resume), or complete. Then chunks in order.
-struct BlobPut { BlobDigest blob; std::uint64_t total{}, offset{}; };
-struct BlobPutReply { BlobDigest blob; std::uint64_t next{}; bool complete{}; };   ///< complete = on disk, fsynced, digest verified
-struct BlobGet { BlobDigest blob; std::uint64_t offset{}; std::uint32_t bytes_max{}; };
-struct BlobGetReply { BlobDigest blob; std::uint64_t total{}, offset{}; };         ///< bytes in frame 1
+struct BlobPut { BlobDigest blob; std::uint64_t total{}, offset{}; bool operator==(const BlobPut&) const = default; };
+struct BlobPutReply { BlobDigest blob; std::uint64_t next{}; bool complete{}; bool operator==(const BlobPutReply&) const = default; };   ///< complete = on disk, fsynced, digest verified
+struct BlobGet { BlobDigest blob; std::uint64_t offset{}; std::uint32_t bytes_max{}; bool operator==(const BlobGet&) const = default; };
+struct BlobGetReply { BlobDigest blob; std::uint64_t total{}, offset{}; bool operator==(const BlobGetReply&) const = default; };         ///< bytes in frame 1
 
 template <class T>
 struct TypeNumber;
