@@ -31,6 +31,7 @@ enum class Type : std::uint8_t {
   cancel = 5,   ///< id
   preempt = 6,  ///< id, deadline_ms
   stop = 7,     ///< finish what runs, then exit 0
+  ping = 8,     ///< id: answer pong with the same id from the loop that reads this socket
   // child -> supervisor
   ready = 32,   ///< protocol, pid, device_name, context_mib, kinds…
   loaded = 33,  ///< used_mib, batch_max, metadata
@@ -42,6 +43,7 @@ enum class Type : std::uint8_t {
   checkpoint = 39, ///< id, step, path: durable on disk
   yielded = 40, ///< id, step: left on request
   log = 41,     ///< id (0 = the child itself), text
+  pong = 42,    ///< id of the ping
 };
 
 struct Field {
