@@ -52,6 +52,10 @@ struct Watcher {
   std::function<void(Error why)> reload;       ///< what the store holds is not what this core believes: open() again with a new core
 };
 
+/// Found bytes in the order asked for; null where there is none. UNAVAILABLE while the store cannot be reached: ask again.
+using ReadDone = std::function<void(Result<std::vector<std::shared_ptr<const Bytes>>>)>;
+
+/// One thread, the io_context's: every call is made there and every callback comes from there, never from inside a call.
 class Store {
  public:
   virtual ~Store() = default;
@@ -61,11 +65,9 @@ class Store {
   /// bytes, tries again with back-off and says down/up; fenced and reload end the batch without `done`.
   virtual void commit(Batch batch, std::function<void(Committed)> done) = 0;
   /// Result bytes of final jobs, by plain reads; null where there is none.
-  virtual void read_results(std::vector<JobId> jobs,
-                            std::function<void(Result<std::vector<std::shared_ptr<const Bytes>>>)> done) = 0;
+  virtual void read_results(std::vector<JobId> jobs, ReadDone done) = 0;
   /// Bodies, by plain reads (rule 1.4: reply lost although applied; `gpuq status` of a waiting job).
-  virtual void read_payloads(std::vector<JobId> jobs,
-                             std::function<void(Result<std::vector<std::shared_ptr<const Bytes>>>)> done) = 0;
+  virtual void read_payloads(std::vector<JobId> jobs, ReadDone done) = 0;
   [[nodiscard]] virtual std::string describe() const = 0;   ///< for people: "redis 7.0.15 managed, fsync always"
   virtual void close() = 0;
 };
