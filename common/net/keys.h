@@ -8,6 +8,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/net/port.h"
@@ -33,6 +34,7 @@ struct ServerKeys { std::string public_key; Secret secret_key; };
 struct AllowedKey { std::string name; Role role{}; std::string public_key; WallTime issued{}; WallTime expires{}; };
 struct AccessFile { std::string broker; std::string server_key; std::string name; Role role{}; std::string public_key; Secret secret_key; };
 
+bool is_name(std::string_view name);                                            ///< [A-Za-z0-9][A-Za-z0-9._-]{0,63}
 Result<ServerKeys> keys_init(const std::string& key_dir);                       ///< makes or loads
 Result<ServerKeys> keys_load(const std::string& key_dir);
 Result<AccessFile> keys_issue(const std::string& key_dir, const std::string& name, Role role, const std::string& broker_endpoint, WallTime now, WallTime expires = {});
@@ -40,6 +42,7 @@ Result<std::vector<AllowedKey>> keys_list(const std::string& key_dir);
 Result<void> keys_revoke(const std::string& key_dir, const std::string& name);
 Result<AccessFile> read_access_file(const std::string& path);
 Result<void> write_access_file(const std::string& path, const AccessFile& access);   ///< 0600, tmp + rename
+std::string to_json(const AccessFile& access);                                  ///< the file's text, for `gpuq keys issue > FILE`
 /// --access-file, then $GPUQ_ACCESS_FILE, then $XDG_CONFIG_HOME/gpuq/<role>.json (~/.config), then /etc/gpuq/<role>.json.
 std::string default_access_path(Role role);
 

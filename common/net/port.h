@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -47,6 +48,9 @@ class Context {
   Context();
   ~Context();
   void* handle();
+  /// True once an Authority of this context has passed its self-test; without it no port with keys is bound.
+  void set_guarded(bool guarded);
+  [[nodiscard]] bool guarded() const;
  private:
   struct State;
   std::unique_ptr<State> state_;
@@ -58,6 +62,7 @@ class RouterPort {
     std::string endpoint;             ///< "tcp://127.0.0.1:7700"; port 0 or "*" = ephemeral
     Role insecure_role{};             ///< role of every peer when keys == nullptr
     const ServerKeys* keys{};         ///< nullptr = --insecure
+    Authority* authority{};           ///< also asked about links already open: messages under a revoked key become `malformed`
     std::size_t high_water = 100'000;
     std::size_t frame_bytes_max = 4U << 20U;
     int backlog = 4096;
@@ -75,11 +80,12 @@ class RouterPort {
   /// MANDATORY probe: does this peer still have a link? Sends nothing the peer would notice beyond an empty BeatReply-like no-op.
   bool probe(PeerId peer, std::string_view harmless_head);
   void forget(PeerId peer);
+  [[nodiscard]] std::size_t peers() const;                  ///< known ones; an idle peer that left is known until a send says gone, or forget()
   void pause_reading(bool paused);                          ///< back-pressure: leaves messages in the socket
   void close();
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
 
 struct AccessFile;   ///< keys.h
@@ -103,12 +109,12 @@ class DealerPort {
   };
   DealerPort(Context& context, asio::io_context& io, Handlers handlers);
   ~DealerPort();
-  Result<void> connect(const Options& options);
+  Result<void> connect(const Options& options);             ///< again after close() or a refusal: a new socket
   SendOutcome send(std::string_view head, std::string_view body = {});   ///< gone = no link now (nothing queues: IMMEDIATE)
   void close();
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace gq::net

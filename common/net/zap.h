@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "common/net/keys.h"
 #include "common/net/port.h"
@@ -21,10 +22,15 @@ class Authority {
   Result<void> self_test(const ServerKeys& keys);
   [[nodiscard]] bool allowed(const std::string& name) const;   ///< for links already open: false once revoked
   std::function<void(const std::string& name)> revoked;        ///< called when a key disappears or expires
+  /// The refusal test of the self-test failed when repeated (every minute): fatal, unknown keys may be entering.
+  std::function<void(Error)> failed;
   [[nodiscard]] std::uint64_t refusals() const;
+  /// Grows whenever a key was added, removed or has expired: what was decided before must be asked again.
+  [[nodiscard]] std::uint64_t generation() const;
+  [[nodiscard]] bool allowed_user(std::string_view user_id) const;   ///< as allowed(), for exactly the key the link was opened with
  private:
   struct State;
-  std::unique_ptr<State> state_;
+  std::shared_ptr<State> state_;
 };
 
 }  // namespace gq::net

@@ -1,0 +1,156 @@
+// dealer_port.cpp - a peer's end of one link. libzmq reconnects by itself; what it never says aloud (refused key, wrong server key,
+// no CURVE) is read from its monitor and told once, with the command that mends it.
+#include "common/log.h"
+#include "common/net/port.h"
+#include "common/net/pump.h"
+#include "common/net/socket.h"
+
+namespace gq::net {
+
+namespace {
+constexpr int kMessagesPerTurn = 256;
+constexpr int kFarewellMs = 500;
+constexpr int kReconnectMs = 100;
+constexpr int kReconnectMaxMs = 2'000;
+constexpr int kSilentRefusals = 3;  // one may be a broker that is just going down
+constexpr int kEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
+                        ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL;
+}  // namespace
+
+struct DealerPort::State {
+  Context& context;
+  asio::io_context& io;
+  Handlers handlers;
+  Socket socket, monitor;
+  std::shared_ptr<Pump> pump, monitor_pump;
+  std::string endpoint, key_name;
+  bool secured{}, up{}, told{};
+  int silent_refusals{};
+  Frame head, body;
+
+  State(Context& c, asio::io_context& i, Handlers h) : context(c), io(i), handlers(std::move(h)) {}
+
+  Pump::Turn turn() {
+    bool any = false;
+    Pump::Turn result = Pump::Turn::more;
+    const std::shared_ptr<Pump> mine = pump;  // a handler may close and connect anew
+    for (int i = 0; i < kMessagesPerTurn; ++i) {
+      if (!head.receive(socket.handle())) {
+        result = Pump::Turn::empty;
+        break;
+      }
+      const bool two = head.more() && body.receive(socket.handle());
+      if (two && body.more()) {  // no broker of ours says that
+        Frame rest;
+        do {} while (rest.receive(socket.handle()) && rest.more());
+        log::warn("malformed_message", {{"from", endpoint}, {"reason", "more than two frames"}});
+        continue;
+      }
+      any = true;
+      if (handlers.received) handlers.received(Packet{std::string(head.view()), two ? std::string(body.view()) : std::string()});
+      if (mine->stopped()) return Pump::Turn::empty;
+    }
+    if (any && handlers.drained) handlers.drained();
+    return result;
+  }
+
+  void tell(Error error) {
+    if (std::exchange(told, true)) return;
+    if (handlers.refused) handlers.refused(std::move(error));
+  }
+  void on_event(const MonitorEvent& event) {
+    switch (event.event) {
+      case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+        up = true;
+        silent_refusals = 0;
+        if (handlers.connected) handlers.connected();
+        return;
+      case ZMQ_EVENT_DISCONNECTED:
+        if (std::exchange(up, false) && handlers.disconnected) handlers.disconnected();
+        return;
+      case ZMQ_EVENT_HANDSHAKE_FAILED_AUTH:
+        return tell({Errc::key_refused, "the broker at " + endpoint + " refused key " + (key_name.empty() ? "(none)" : key_name),
+                     "on the broker's host look at: gpuq keys list; a new key: gpuq keys issue --role ROLE --name " +
+                         (key_name.empty() ? "NAME" : key_name)});
+      case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        if (!secured || ++silent_refusals < kSilentRefusals) return;
+        return tell({Errc::key_refused, "wrong server key: " + endpoint + " is not the broker this access file was made for, or its keys were made anew",
+                     "take a new access file from the broker's host: gpuq keys issue"});
+      case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        return tell({Errc::protocol, "one side speaks no CURVE: " + endpoint + (secured ? " does not encrypt, we do" : " may encrypt, we do not"),
+                     secured ? "the broker was started --insecure: start it with keys, or add --insecure here"
+                             : "drop --insecure and name an access file: --access-file FILE (made by: gpuq keys issue)"});
+      default: return;
+    }
+  }
+  Pump::Turn monitor_turn() {
+    const std::shared_ptr<Pump> mine = monitor_pump;
+    for (int i = 0; i < kMessagesPerTurn; ++i) {
+      MonitorEvent event;
+      if (!read_monitor(monitor, event)) return Pump::Turn::empty;
+      on_event(event);
+      if (mine->stopped()) return Pump::Turn::empty;
+    }
+    return Pump::Turn::more;
+  }
+
+  void close() {
+    if (pump) pump->stop();
+    if (monitor_pump) monitor_pump->stop();
+    if (socket) {
+      zmq_socket_monitor(socket.handle(), nullptr, 0);
+      socket.set(ZMQ_LINGER, kFarewellMs);
+    }
+    monitor.close();
+    socket.close();
+    up = told = false;
+    silent_refusals = 0;
+  }
+};
+
+DealerPort::DealerPort(Context& context, asio::io_context& io, Handlers handlers)
+    : state_(std::make_shared<State>(context, io, std::move(handlers))) {}
+DealerPort::~DealerPort() { state_->close(); }
+
+Result<void> DealerPort::connect(const Options& options) {
+  State& s = *state_;
+  s.close();
+  s.endpoint = options.endpoint;
+  s.secured = options.access != nullptr;
+  s.key_name = s.secured ? options.access->name : std::string();
+  if (!s.secured && !is_loopback(options.endpoint))
+    return fail(Errc::refused, "without a key only a broker on loopback is spoken to, not " + options.endpoint,
+                "name an access file: --access-file FILE (made on the broker's host by: gpuq keys issue)");
+  Socket socket(s.context.handle(), ZMQ_DEALER);
+  check(static_cast<bool>(socket), "no ZeroMQ socket left");
+  set_common_options(socket, options.high_water, options.frame_bytes_max);
+  check(socket.set(ZMQ_IMMEDIATE, 1) && socket.set(ZMQ_RECONNECT_IVL, kReconnectMs) && socket.set(ZMQ_RECONNECT_IVL_MAX, kReconnectMaxMs),
+        "libzmq refuses a dealer option");
+  if (s.secured)
+    set_client_security(socket, options.access->server_key, options.access->public_key, options.access->secret_key.reveal());
+  Socket monitor = open_monitor(s.context.handle(), socket, kEvents);
+  if (zmq_connect(socket.handle(), options.endpoint.c_str()) != 0)
+    return fail(Errc::usage, "cannot connect to " + options.endpoint + ": " + zmq_strerror(errno), "an endpoint looks like tcp://host:7700");
+  s.socket = std::move(socket);
+  s.monitor = std::move(monitor);
+  s.pump = std::make_shared<Pump>(s.io, s.socket.handle(), turn_of(state_, &State::turn));
+  s.monitor_pump = std::make_shared<Pump>(s.io, s.monitor.handle(), turn_of(state_, &State::monitor_turn));
+  s.pump->schedule();
+  s.monitor_pump->schedule();
+  return {};
+}
+
+SendOutcome DealerPort::send(std::string_view head, std::string_view body) {
+  State& s = *state_;
+  if (!s.socket) return SendOutcome::gone;
+  const int first = send_frame(s.socket.handle(), head, ZMQ_DONTWAIT | (body.empty() ? 0 : ZMQ_SNDMORE));
+  const bool full = first < 0 && errno == EAGAIN;
+  if (first >= 0 && !body.empty()) send_frame(s.socket.handle(), body, ZMQ_DONTWAIT);
+  s.pump->schedule();
+  if (first >= 0) return SendOutcome::sent;
+  return full && s.up ? SendOutcome::stuck : SendOutcome::gone;
+}
+
+void DealerPort::close() { state_->close(); }
+
+}  // namespace gq::net
