@@ -23,6 +23,9 @@ namespace gpuq {
 class Error : public std::exception {
  public:
   Error(std::string code, std::string what, std::string next);
+  Error(const Error&);
+  Error& operator=(const Error&);
+  ~Error() override;
   const char* what() const noexcept override { return text_.c_str(); }
   const std::string& code() const noexcept { return code_; }
   const std::string& next() const noexcept { return next_; }
@@ -37,6 +40,11 @@ struct Options {
   bool insecure = false;     ///< no CURVE; only to a broker started --insecure, on loopback
   std::string name;          ///< shown to operators
   std::chrono::milliseconds timeout{30'000};   ///< default deadline of blocking calls
+  /// A broker that has never answered this client is given up on after this long (UNREACHABLE). Once it has answered, a lost
+  /// broker is waited for until each call's own deadline: a restart is not an error.
+  std::chrono::milliseconds connect_timeout{10'000};
+  /// Tell the broker that a result was fetched, which frees it first under memory pressure. false = results leave by age only.
+  bool acknowledge = true;
 };
 
 /// A named piece of data of a job or a result. Larger than 64 KiB travels through the broker's blob store by itself.
@@ -80,7 +88,7 @@ struct Submitted {
 };
 
 struct JobResult {
-  std::string id, state;                          ///< succeeded | failed | cancelled | expired | quarantined
+  std::string id, state;                          ///< succeeded | failed | cancelled | expired | quarantined; on_final also: refused | unknown
   std::string code, what;                         ///< unless succeeded
   int attempt = 0;
   std::string worker, device, model_version;
@@ -133,6 +141,8 @@ class Client {
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;
 
+  // Blocking calls throw Error and must not be made from a callback of on_final (it runs on the client's own thread).
+
   /// Answered when all are on disk (or refused one by one: look at ok). Large parts are uploaded first.
   std::future<std::vector<Submitted>> submit_async(std::vector<JobSpec> jobs);
   std::vector<Submitted> submit(std::vector<JobSpec> jobs);
@@ -141,10 +151,14 @@ class Client {
   /// Ready when the job is final, whatever came of it. Survives reconnects. Jobs submitted here are watched already.
   std::future<JobResult> result_async(const std::string& id);
   JobResult wait(const std::string& id, std::optional<std::chrono::milliseconds> timeout = {});
+  /// The result of a job that is already final; UNAVAILABLE while it is not, NOT_FOUND, RESULT_EXPIRED.
+  JobResult result(const std::string& id);
   /// Calls back on the client's thread for each job as it becomes final, until all are; no per-job future. For many jobs.
+  /// Submit first, then ask (what became final in between is kept). The callback must not throw.
   void on_final(const std::vector<std::string>& ids, std::function<void(JobResult&&)> callback);
   std::string fetch(const Part& part);                            ///< bytes of a part, from the blob store when large
   std::string fetch_blob(const std::string& digest);
+  void fetch_to(const Part& part, const std::string& path);       ///< streamed to a file (tmp + rename), digest verified
   std::string upload(std::string_view bytes);                     ///< digest
   std::string upload_file(const std::string& path);
 
@@ -157,7 +171,7 @@ class Client {
   std::vector<WorkerStatus> workers();
   Top top();
   LogChunk logs(const std::string& id, std::uint64_t offset);
-  void follow_logs(const std::string& id, std::uint64_t offset, std::function<bool(const LogChunk&)> on_chunk);  ///< until end or false
+  void follow_logs(const std::string& id, std::uint64_t offset, std::function<bool(const LogChunk&)> on_chunk);  ///< until end or false; an empty chunk comes a few times a second, so that you may leave
   Model push_model(const std::string& name, const std::string& path, const std::string& runtime = "torchscript", std::int64_t budget_mib = 0);
   Model push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime, const std::string& metadata = {}, std::int64_t budget_mib = 0);
   std::vector<Model> models();
