@@ -1,0 +1,374 @@
+// commit_fsm.cpp - the transitions.
+#include "broker/store/commit_fsm.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+namespace gq::store {
+
+namespace {
+
+using Type = Reply::Type;
+
+std::optional<std::uint64_t> parse_number(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+/// "17 89ab…" -> 17.
+std::optional<Term> term_number(std::string_view value) { return parse_number(value.substr(0, value.find(' '))); }
+
+/// Waiting may mend it; anything else needs a hand.
+bool transient(Errc code) { return code == Errc::unavailable || code == Errc::storage_full || code == Errc::unreachable; }
+
+bool is_memory(const std::string& error_text) { return error_text.starts_with("OOM") || error_text.find("OOM command") != std::string::npos; }
+
+}  // namespace
+
+CommitFsm::CommitFsm(RedisOptions options, const Keys& keys) : options_(std::move(options)), keys_(keys) {}
+
+Actions CommitFsm::open(Instant now) {
+  opening_ = true;
+  open_since_ = now;
+  pending_.reset();
+  refused_since_.reset();
+  down_.reset();
+  backoff_ = {};
+  state_ = State::disconnected;
+  return {ConnectAgain{}};
+}
+
+Actions CommitFsm::close() {
+  state_ = State::closed;
+  opening_ = false;
+  pending_.reset();
+  return {};
+}
+
+Actions CommitFsm::connected(Instant, std::uint64_t random) {
+  if (state_ != State::disconnected) return {};
+  random_ = random;
+  if (connections_++ > 0) ++statistics_.reconnects;
+  Actions out;
+  check_and_watch(out);
+  return out;
+}
+
+Actions CommitFsm::disconnected(Instant now, const Error& why) {
+  Actions out;
+  if (state_ == State::closed || state_ == State::stopped) return out;
+  trouble(now, why, false, out);
+  return out;
+}
+
+void CommitFsm::check_and_watch(Actions& out) {
+  state_ = State::checking;
+  const RedisAddress& address = options_.address;
+  CommandBuffer commands;
+  if (!address.password.empty()) {
+    if (address.user.empty()) commands.add("AUTH", address.password);
+    else commands.add("AUTH", address.user, address.password);
+  }
+  if (address.database != 0) commands.add("SELECT", address.database);
+  append_fact_commands(commands);
+  // A dry transaction first: a user who may not MULTI would run the next lines one by one, unfenced.
+  commands.add("MULTI").add("EXEC").add("WATCH", keys_.term).add("GET", keys_.term);
+  const std::size_t replies = commands.commands();
+  out.emplace_back(SendCommands{commands.take(), replies});
+}
+
+void CommitFsm::on_checked(Instant now, const std::vector<Reply>& replies, Actions& out) {
+  constexpr std::size_t kTail = kFactReplies + 4;
+  for (std::size_t i = 0; i + kTail < replies.size(); ++i)
+    if (replies[i].is(Type::error)) {
+      Error why = classify(replies[i].text);
+      return trouble(now, why, !transient(why.code), out);
+    }
+  const Reply* tail = &replies[replies.size() - kTail];
+  auto facts = parse_facts(tail);
+  if (!facts) return trouble(now, facts.error(), !transient(facts.error().code), out);
+  if (facts->get("loading") == "1") {
+    open_since_ = now;   // it works on it; no patience is used up
+    return trouble(now, {Errc::unavailable, options_.address.describe() + " is loading its data", "gpuq waits for it"}, false, out);
+  }
+  if (auto why = check_server(*facts, options_)) return trouble(now, *why, !transient(why->code), out);
+  facts_ = std::move(*facts);
+
+  const Reply &multi = tail[kFactReplies], &exec = tail[kFactReplies + 1], &watch = tail[kFactReplies + 2], &term = tail[kFactReplies + 3];
+  for (const Reply* reply : {&multi, &exec, &watch, &term})
+    if (reply->is(Type::error)) {
+      Error why = classify(reply->text);
+      if (why.code == Errc::redis_corrupt) why.what = "key " + keys_.term + ": " + why.what;
+      return trouble(now, why, !transient(why.code), out);
+    }
+  if (!opening_) {
+    if (term.is(Type::nil))
+      return depose({Errc::redis_corrupt, "key " + keys_.term + " has vanished: " + options_.address.describe() + " lost the whole namespace",
+                     "restore Redis' data directory before starting again: a start now would begin with an empty queue"}, out);
+    if (!mine(term.text)) return depose(fenced_error(term.text), out);
+  } else {
+    was_new_ = term.is(Type::nil);
+    if (!was_new_ && !term_number(term.text))
+      return trouble(now, {Errc::redis_corrupt, "key " + keys_.term + " holds '" + term.text.substr(0, 40) + "', which is no term",
+                           "another program uses this name space; choose another with --namespace"}, true, out);
+  }
+  move_term(term.text, out);
+}
+
+void CommitFsm::move_term(const std::string& current, Actions& out) {
+  state_ = State::moving;
+  const Term next = std::max(term_number(current).value_or(0), opening_ ? 0 : term_) + 1;
+  char random[20];
+  std::snprintf(random, sizeof random, " %016llx", static_cast<unsigned long long>(random_));
+  tried_.push_back(std::to_string(next) + random);
+  CommandBuffer commands;
+  commands.add("MULTI").add("SET", keys_.term, tried_.back()).add("EXEC");
+  commands.add("WATCH", keys_.term).add("GET", keys_.term).add("GET", keys_.batch);
+  out.emplace_back(SendCommands{commands.take(), 6});
+}
+
+void CommitFsm::on_moved(Instant now, const std::vector<Reply>& replies, Actions& out) {
+  const Reply &exec = replies[2], &term = replies[4], &batch = replies[5];
+  if (exec.is(Type::nil)) return check_and_watch(out);   // somebody was quicker; the GET will tell who
+  if (!exec.is(Type::array)) {
+    const Reply& cause = replies[1].is(Type::error) ? replies[1] : replies[0].is(Type::error) ? replies[0] : exec;
+    Error why = classify(cause.text);
+    return trouble(now, why, !transient(why.code), out);
+  }
+  const std::string value = tried_.back();
+  if (!term.is(Type::string) || term.text != value) {
+    if (term.is(Type::error)) return trouble(now, classify(term.text), false, out);
+    const Error why = fenced_error(term.text);
+    return opening_ ? trouble(now, why, true, out) : depose(why, out);
+  }
+  std::uint64_t applied_number = 0;
+  if (!batch.is(Type::nil)) {
+    const auto number = batch.is(Type::string) ? parse_number(batch.text) : std::nullopt;
+    if (!number) {
+      if (batch.is(Type::error) && transient(classify(batch.text).code)) return trouble(now, classify(batch.text), false, out);
+      const Error why{Errc::redis_corrupt, "key " + keys_.batch + " holds no batch number", "restore Redis' data directory from a backup"};
+      return opening_ ? trouble(now, why, true, out) : depose(why, out);
+    }
+    applied_number = *number;
+  }
+  term_ = *term_number(value);
+  value_ = value;
+  tried_ = {value};
+  if (opening_) {
+    opening_ = false;
+    applied_ = applied_number;
+    armed(now, out);
+    out.emplace_back(TookOver{term_, applied_, was_new_, facts_});
+    return;
+  }
+  settle_after_reconnect(now, applied_number, out);
+}
+
+void CommitFsm::settle_after_reconnect(Instant now, std::uint64_t in_store, Actions& out) {
+  if (pending_ && in_store == pending_->number && pending_->number == applied_ + 1) {
+    ++statistics_.replies_lost;
+    if (pending_->reads.empty()) return applied(now, {}, out);
+    state_ = State::rereading;
+    CommandBuffer commands;
+    commands.begin(1 + pending_->reads.size());
+    commands.arg("MGET");
+    for (const JobId id : pending_->reads) commands.arg(keys_.body, to_string(id));
+    out.emplace_back(SendCommands{commands.take(), 1});
+    return;
+  }
+  if (in_store != applied_)
+    return reload({Errc::unavailable,
+                   "Redis is at batch " + std::to_string(in_store) + ", this broker at " + std::to_string(applied_) +
+                       ": it has lost or gained writes",
+                   "gpuq reads everything again; with appendfsync everysec a power cut does this"}, out);
+  armed(now, out);
+}
+
+void CommitFsm::armed(Instant now, Actions& out) {
+  state_ = State::armed;
+  backoff_ = {};
+  last_fenced_ = now;
+  if (!refused_since_) up(out);
+  if (pending_) return send_fenced(now, true, out);
+  out.emplace_back(WakeAt{now + options_.idle_beat});
+}
+
+void CommitFsm::send_fenced(Instant now, bool with_batch, Actions& out) {
+  check(state_ == State::armed || state_ == State::refused, "a MULTI on a connection that is not armed would be unfenced");
+  state_ = with_batch ? State::in_flight : State::beating;
+  CommandBuffer commands;
+  if (with_batch) commands.reserve(pending_->commands.bytes().size() + 512);
+  commands.add("MULTI");
+  if (with_batch) {
+    commands.append(pending_->commands);
+    commands.add("SET", keys_.batch, pending_->number);
+  }
+  if (!with_batch || !hint_ever_ || now - last_hint_ >= options_.idle_beat) {
+    commands.add("SET", keys_.leader, options_.leader_name, "PX", options_.leader_hint.count());
+    hint_ever_ = true;
+    last_hint_ = now;
+  }
+  sent_commands_ = commands.commands() - 1;
+  commands.add("EXEC").add("WATCH", keys_.term).add("GET", keys_.term);
+  const std::size_t replies = commands.commands();
+  statistics_.commands += sent_commands_;
+  if (!with_batch) ++statistics_.beats;
+  out.emplace_back(SendCommands{commands.take(), replies});
+}
+
+void CommitFsm::on_executed(Instant now, std::vector<Reply>& replies, Actions& out) {
+  const bool with_batch = state_ == State::in_flight;
+  Reply& exec = replies[replies.size() - 3];
+  const Reply& term = replies.back();
+  const bool still_mine = term.is(Type::string) && term.text == value_;
+  if (exec.is(Type::nil)) return depose(fenced_error(term.text), out);
+  if (exec.is(Type::error)) {
+    if (!still_mine && !term.is(Type::error)) return depose(fenced_error(term.text), out);
+    if (!exec.text.starts_with("EXECABORT"))
+      return depose({Errc::redis_corrupt, "Redis did not run a batch as a transaction: " + exec.text, "report this with the server's version"}, out);
+    const auto cause = std::find_if(replies.begin(), replies.end() - 3, [](const Reply& r) { return r.is(Type::error); });
+    const std::string& text = cause != replies.end() - 3 ? cause->text : exec.text;
+    const Error why = classify(text);
+    if (term.is(Type::error)) {   // loading, or our user was changed: arm again from the start
+      refused_since_ = refused_since_.value_or(now);
+      return trouble(now, why, false, out);
+    }
+    if (with_batch && is_memory(text)) return reload(why, out);
+    return refused(now, why, out);
+  }
+  for (std::size_t i = 0; i < exec.items.size(); ++i)
+    if (exec.items[i].is(Type::error)) {
+      const std::string command = with_batch ? describe_command(pending_->commands.bytes(), i) : "";
+      return depose({Errc::redis_corrupt, "a batch was applied only in part: " + command + ": " + exec.items[i].text,
+                     "a foreign program wrote to this key; restore Redis' data directory, or delete the key"}, out);
+    }
+  refused_since_.reset();
+  last_fenced_ = now;
+  Reply bodies;
+  if (with_batch && !pending_->reads.empty()) bodies = std::move(exec.items.front());
+  if (!still_mine) {
+    if (with_batch) applied(now, std::move(bodies), out);
+    if (term.is(Type::error)) return trouble(now, classify(term.text), false, out);
+    return depose(fenced_error(term.text), out);
+  }
+  if (with_batch) return applied(now, std::move(bodies), out);
+  armed(now, out);
+}
+
+void CommitFsm::on_reread(Instant now, std::vector<Reply>& replies, Actions& out) {
+  if (!replies.front().is(Type::array)) return trouble(now, classify(replies.front().text), false, out);
+  applied(now, std::move(replies.front()), out);
+}
+
+void CommitFsm::applied(Instant now, Reply bodies, Actions& out) {
+  BatchApplied done{pending_->number, std::move(pending_->reads), std::move(bodies)};
+  pending_.reset();
+  applied_ = done.number;
+  ++statistics_.batches;
+  armed(now, out);
+  out.emplace_back(std::move(done));   // last: its receiver commits the next batch at once
+}
+
+void CommitFsm::refused(Instant now, const Error& why, Actions& out) {
+  ++statistics_.refused;
+  state_ = State::refused;
+  if (!refused_since_) refused_since_ = now;
+  if (pending_ && now - *refused_since_ >= options_.refused_max) return reload(why, out);
+  down(why, out);
+  out.emplace_back(WakeAt{now + backoff()});
+}
+
+Actions CommitFsm::replied(Instant now, std::vector<Reply> replies) {
+  Actions out;
+  switch (state_) {
+    case State::checking: on_checked(now, replies, out); break;
+    case State::moving: on_moved(now, replies, out); break;
+    case State::in_flight:
+    case State::beating: on_executed(now, replies, out); break;
+    case State::rereading: on_reread(now, replies, out); break;
+    default: break;
+  }
+  return out;
+}
+
+Actions CommitFsm::submit(Instant now, EncodedBatch batch) {
+  Actions out;
+  if (state_ == State::stopped || state_ == State::closed) return out;   // the watcher has been told
+  check(!pending_, "a second batch while one is in flight");
+  check(batch.number == applied_ + 1, "batch numbers must follow one another");
+  pending_ = std::move(batch);
+  if (state_ == State::armed) send_fenced(now, true, out);
+  return out;
+}
+
+Actions CommitFsm::timer(Instant now) {
+  Actions out;
+  if (state_ == State::refused) send_fenced(now, pending_.has_value(), out);
+  else if (state_ == State::armed) {
+    if (now - last_fenced_ >= options_.idle_beat) send_fenced(now, false, out);
+    else out.emplace_back(WakeAt{last_fenced_ + options_.idle_beat});
+  }
+  return out;
+}
+
+void CommitFsm::trouble(Instant now, const Error& why, bool permanent, Actions& out) {
+  if (opening_) {
+    if (permanent || now - open_since_ >= options_.open_patience) {
+      opening_ = false;
+      state_ = State::closed;
+      out.emplace_back(OpenFailed{why});
+      return;
+    }
+  } else {
+    down(why, out);
+  }
+  state_ = State::disconnected;
+  out.emplace_back(ConnectAgain{backoff()});
+}
+
+void CommitFsm::depose(const Error& why, Actions& out) {
+  if (opening_) {
+    opening_ = false;
+    state_ = State::closed;
+    out.emplace_back(OpenFailed{why});
+    return;
+  }
+  state_ = State::stopped;
+  pending_.reset();
+  out.emplace_back(Deposed{why});
+}
+
+void CommitFsm::reload(const Error& why, Actions& out) {
+  state_ = State::stopped;
+  pending_.reset();
+  out.emplace_back(MustReload{why});
+}
+
+void CommitFsm::down(const Error& why, Actions& out) {
+  if (down_ == why.code) return;
+  down_ = why.code;
+  out.emplace_back(WentDown{why});
+}
+
+void CommitFsm::up(Actions& out) {
+  if (!down_) return;
+  down_.reset();
+  out.emplace_back(CameUp{});
+}
+
+Error CommitFsm::fenced_error(const std::string& found) const {
+  return {Errc::fenced, "another broker leads name space '" + options_.name_space + "' since term " + found.substr(0, found.find(' ')),
+          "stop one of the two brokers, or give each its own --namespace"};
+}
+
+Duration CommitFsm::backoff() {
+  backoff_ = std::clamp<Duration>(backoff_ * 2, options_.backoff_min, options_.backoff_max);
+  return backoff_;
+}
+
+bool CommitFsm::mine(const std::string& value) const { return std::find(tried_.begin(), tried_.end(), value) != tried_.end(); }
+
+}  // namespace gq::store

@@ -1,0 +1,426 @@
+// store_conformance_test.cpp - one suite, every Store: in memory, and on a real redis-server of its own per test.
+#include <random>
+
+#include "broker/store/memory_store.h"
+#include "tests/integration/store_driver.h"
+#include "tests/integration/store_redis_server.h"
+
+namespace gq::test {
+namespace {
+
+using store::BatchItem;
+
+/// A namespace that outlives the stores opened on it.
+struct World {
+  virtual ~World() = default;
+  virtual std::unique_ptr<store::Store> make(asio::io_context& io, store::Watcher watcher) = 0;
+  virtual void lose_body(JobId id) = 0;
+  virtual std::optional<JobId> unique(const std::string& key) = 0;
+};
+struct MemoryWorld final : World {
+  std::unique_ptr<store::Store> make(asio::io_context& io, store::Watcher watcher) override {
+    return store::make_memory_store(io, std::move(watcher), disk);
+  }
+  void lose_body(JobId id) override { disk->jobs.at(id).body = nullptr; }
+  std::optional<JobId> unique(const std::string& key) override {
+    const auto it = disk->unique.find(key);
+    return it == disk->unique.end() ? std::nullopt : std::optional(it->second);
+  }
+  std::shared_ptr<store::MemoryDisk> disk = std::make_shared<store::MemoryDisk>();
+};
+struct RedisWorld final : World {
+  std::unique_ptr<store::Store> make(asio::io_context& io, store::Watcher watcher) override {
+    return store::make_redis_store(io, server.options(), std::move(watcher));
+  }
+  void lose_body(JobId id) override { server.client()("DEL", "gpuq:{test}:b:" + to_string(id)); }
+  std::optional<JobId> unique(const std::string& key) override {
+    const auto reply = server.client()("HGET", "gpuq:{test}:unique", key);
+    return reply.is(store::Reply::Type::string) ? parse_job_id(reply.text) : std::nullopt;
+  }
+  RedisServer server;
+};
+
+class StoreConformance : public testing::TestWithParam<std::string> {
+ protected:
+  StoreConformance() {
+    if (GetParam() == "memory") world = std::make_unique<MemoryWorld>();
+    else world = std::make_unique<RedisWorld>();
+    broker.store = world->make(io, broker.watcher());
+  }
+  /// What a broker that starts now would see.
+  core::Image reloaded() {
+    broker.store->close();
+    StoreDriver next(io);
+    next.store = world->make(io, next.watcher());
+    return next.open().image;
+  }
+
+  asio::io_context io;
+  std::unique_ptr<World> world;
+  StoreDriver broker{io};
+};
+
+TEST_P(StoreConformance, a_new_name_space_is_empty_and_each_take_over_raises_the_term) {
+  const auto first = broker.open();
+  EXPECT_TRUE(first.brand_new);
+  EXPECT_EQ(first.batch, 0U);
+  EXPECT_TRUE(first.image.jobs.empty());
+  const auto again = broker.open();
+  EXPECT_FALSE(again.brand_new);
+  EXPECT_GT(again.term, first.term);
+}
+
+TEST_P(StoreConformance, a_life_is_remembered_step_by_step) {
+  broker.open();
+  auto job = a_job(1, 5);
+  broker.commit({created(job, "hello")});
+  const auto granted = broker.commit({moved(job, JobState::running), item(core::PayloadRead{job.fixed.id})});
+  ASSERT_EQ(granted.payloads.size(), 1U);
+  ASSERT_TRUE(granted.payloads.at(job.fixed.id));
+  EXPECT_EQ(*granted.payloads.at(job.fixed.id), "hello");
+  broker.commit({moved(job, JobState::succeeded, [](auto& d) { d.result_bytes = 5; }),
+                 item(core::ResultStored{job.fixed.id, 1, 2, 5}, "world")});
+  const auto found = broker.results({job.fixed.id, job_id(99)});
+  ASSERT_TRUE(found.has_value());
+  ASSERT_TRUE((*found)[0]);
+  EXPECT_EQ(*(*found)[0], "world");
+  EXPECT_FALSE((*found)[1]);
+  expect_equal(reloaded(), {.jobs = {job}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, batches_are_numbered_and_the_number_survives) {
+  broker.open();
+  for (std::uint64_t n = 1; n <= 5; ++n) EXPECT_EQ(broker.commit({created(a_job(n), "x")}).number, n);
+  broker.store->close();
+  StoreDriver next(io);
+  next.store = world->make(io, next.watcher());
+  EXPECT_EQ(next.open().batch, 5U);
+  EXPECT_EQ(next.commit({created(a_job(6), "x")}).number, 6U);
+}
+
+TEST_P(StoreConformance, submit_grant_and_end_in_one_batch_leave_the_end) {
+  broker.open();
+  auto job = a_job(1, 4);
+  auto submit = created(job, "body");
+  const auto done = broker.commit({submit, moved(job, JobState::running), item(core::PayloadRead{job.fixed.id}),
+                                   moved(job, JobState::succeeded), item(core::ResultStored{job.fixed.id, 1, 2, 6}, "result")});
+  ASSERT_TRUE(done.payloads.at(job.fixed.id));
+  EXPECT_EQ(*done.payloads.at(job.fixed.id), "body");
+  EXPECT_EQ(*broker.results({job.fixed.id}).value()[0], "result");
+  expect_equal(reloaded(), {.jobs = {job}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, a_job_submitted_and_forgotten_in_one_batch_leaves_its_tombstone_only) {
+  broker.open();
+  auto job = a_job(1, 4);
+  auto submit = created(job, "body");
+  auto cancel = moved(job, JobState::cancelled);
+  broker.commit({submit, cancel, item(core::JobForgotten{job.fixed.id, JobState::cancelled, true, job.fixed.digest, job.dynamic.ended})});
+  EXPECT_FALSE(broker.payloads({job.fixed.id}).value()[0]);
+  expect_equal(reloaded(), {.jobs = {}, .models = {}, .tombstones = {{job.fixed.id, job.fixed.digest, job.dynamic.ended}}});
+}
+
+TEST_P(StoreConformance, forgetting_removes_record_body_and_result) {
+  broker.open();
+  auto job = a_job(1, 4);
+  broker.commit({created(job, "body")});
+  broker.commit({moved(job, JobState::running)});
+  broker.commit({moved(job, JobState::succeeded), item(core::ResultStored{job.fixed.id, 1, 2, 1}, "r")});
+  broker.commit({item(core::JobForgotten{job.fixed.id, JobState::succeeded, true, job.fixed.digest, job.dynamic.ended})});
+  EXPECT_FALSE(broker.payloads({job.fixed.id}).value()[0]);
+  EXPECT_FALSE(broker.results({job.fixed.id}).value()[0]);
+  broker.commit({item(core::TombstoneDropped{job.fixed.id})});
+  expect_equal(reloaded(), {});
+}
+
+TEST_P(StoreConformance, an_id_forgotten_may_come_again_even_in_the_same_batch) {
+  broker.open();
+  auto job = a_job(1, 4);
+  broker.commit({created(job, "old")});
+  broker.commit({moved(job, JobState::cancelled), item(core::ResultStored{job.fixed.id, 1, 2, 1}, "r")});
+  auto again = a_job(1, 3);
+  again.fixed.seq = 7;
+  again.fixed.label = "second life";
+  broker.commit({item(core::JobForgotten{job.fixed.id, JobState::cancelled, false, {}, {}}), created(again, "new")});
+  EXPECT_EQ(*broker.payloads({job.fixed.id}).value()[0], "new");
+  EXPECT_FALSE(broker.results({job.fixed.id}).value()[0]);
+  expect_equal(reloaded(), {.jobs = {again}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, a_ready_job_may_be_forgotten_whatever_its_class) {
+  broker.open();
+  auto job = a_job(1);
+  job.fixed.needs.job_class = JobClass::synthesis;
+  broker.commit({created(job, "x")});
+  broker.commit({item(core::JobForgotten{job.fixed.id, JobState::ready, false, {}, {}})});
+  expect_equal(reloaded(), {});
+}
+
+TEST_P(StoreConformance, a_missing_payload_is_told_as_missing) {
+  broker.open();
+  auto job = a_job(1, 4), whole = a_job(2, 4);
+  broker.commit({created(job, "body"), created(whole, "here")});
+  world->lose_body(job.fixed.id);
+  const auto granted = broker.commit({moved(job, JobState::running), item(core::PayloadRead{job.fixed.id}), moved(whole, JobState::running),
+                                      item(core::PayloadRead{whole.fixed.id})});
+  ASSERT_EQ(granted.payloads.size(), 2U);
+  EXPECT_FALSE(granted.payloads.at(job.fixed.id));
+  EXPECT_EQ(*granted.payloads.at(whole.fixed.id), "here");
+}
+
+TEST_P(StoreConformance, an_empty_body_is_there_and_empty) {
+  broker.open();
+  auto job = a_job(1);
+  broker.commit({item(core::JobCreated{job, 0, {}})});
+  const auto granted = broker.commit({moved(job, JobState::running), item(core::PayloadRead{job.fixed.id})});
+  ASSERT_TRUE(granted.payloads.at(job.fixed.id));
+  EXPECT_EQ(*granted.payloads.at(job.fixed.id), "");
+}
+
+TEST_P(StoreConformance, bytes_are_bytes) {
+  broker.open();
+  std::string all(70'000, '\0');
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<char>(i * 7);
+  all.replace(100, 4, "\r\n$-");
+  auto job = a_job(1);
+  broker.commit({created(job, all)});
+  const auto granted = broker.commit({moved(job, JobState::running), item(core::PayloadRead{job.fixed.id})});
+  EXPECT_TRUE(*granted.payloads.at(job.fixed.id) == all);
+  broker.commit({moved(job, JobState::failed, [](auto& d) {
+                   d.error = Errc::job_failed;
+                   d.error_text = std::string("odd \0 text\r\n", 12);
+                 }),
+                 item(core::ResultStored{job.fixed.id, 1, 1, 1}, all)});
+  EXPECT_TRUE(*broker.results({job.fixed.id}).value()[0] == all);
+  expect_equal(reloaded(), {.jobs = {job}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, a_retry_gets_its_origins_body) {
+  broker.open();
+  auto origin = a_job(1, 4), retry = a_job(2, 4), at_once = a_job(3, 4), chain = a_job(4, 4);
+  broker.commit({created(origin, "body")});
+  retry.fixed.retry_of = origin.fixed.id;
+  broker.commit({item(core::JobCreated{retry, 0, origin.fixed.id})});
+  at_once.fixed.retry_of = chain.fixed.retry_of = retry.fixed.id;
+  auto first = item(core::JobCreated{at_once, 0, retry.fixed.id}), second = item(core::JobCreated{chain, 0, at_once.fixed.id});
+  const auto granted = broker.commit({first, second, moved(chain, JobState::running), item(core::PayloadRead{chain.fixed.id}),
+                                      moved(retry, JobState::running), item(core::PayloadRead{retry.fixed.id})});
+  EXPECT_EQ(*granted.payloads.at(chain.fixed.id), "body");
+  EXPECT_EQ(*granted.payloads.at(retry.fixed.id), "body");
+  const auto bodies = broker.payloads({retry.fixed.id, at_once.fixed.id, chain.fixed.id}).value();
+  for (const auto& body : bodies) EXPECT_EQ(*body, "body");
+}
+
+TEST_P(StoreConformance, results_may_be_dropped_while_the_record_stays) {
+  broker.open();
+  auto job = a_job(1);
+  broker.commit({created(job, "x")});
+  broker.commit({moved(job, JobState::succeeded), item(core::ResultStored{job.fixed.id, 1, 1, 1}, "r")});
+  broker.commit({item(core::ResultDropped{job.fixed.id})});
+  EXPECT_FALSE(broker.results({job.fixed.id}).value()[0]);
+  expect_equal(reloaded(), {.jobs = {job}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, unique_keys_are_taken_and_released) {
+  broker.open();
+  broker.commit({item(core::UniqueTaken{"nightly \n", job_id(1)}), item(core::UniqueTaken{"other", job_id(2)})});
+  EXPECT_EQ(world->unique("nightly \n"), job_id(1));
+  broker.commit({item(core::UniqueReleased{"nightly \n"}), item(core::UniqueReleased{"other"}), item(core::UniqueTaken{"other", job_id(3)})});
+  EXPECT_EQ(world->unique("nightly \n"), std::nullopt);
+  EXPECT_EQ(world->unique("other"), job_id(3));
+}
+
+TEST_P(StoreConformance, models_are_kept_replaced_and_removed) {
+  broker.open();
+  core::ModelRecord a{.name = "yolo", .version = "0123456789ab", .blob = {}, .bytes = 123, .runtime = "torchscript", .budget = {900},
+                      .metadata = R"({"names":["open"]})", .pushed = {5}, .owner = "ops", .promoted = true};
+  a.blob.bytes[3] = 7;
+  auto b = a;
+  b.version = "ba9876543210";
+  broker.commit({item(core::ModelStored{a}), item(core::ModelStored{b})});
+  a.promoted = false;
+  broker.commit({item(core::ModelStored{a})});
+  core::Image wanted;
+  wanted.models = {a, b};
+  expect_equal(broker.open().image, wanted);
+  broker.commit({item(core::ModelRemoved{"yolo", b.version})});
+  wanted.models = {a};
+  expect_equal(reloaded(), wanted);
+}
+
+TEST_P(StoreConformance, a_big_batch_is_one_batch) {
+  broker.open();
+  std::vector<BatchItem> items;
+  core::Image wanted;
+  for (std::uint64_t n = 1; n <= 5000; ++n) {
+    auto job = a_job(n, 200);
+    items.push_back(created(job, std::string(700, static_cast<char>('a' + n % 26))));
+    wanted.jobs.push_back(job);
+  }
+  EXPECT_EQ(broker.commit(std::move(items)).number, 1U);
+  expect_equal(reloaded(), wanted);
+}
+
+TEST_P(StoreConformance, the_second_broker_of_a_name_space_fences_the_first) {
+  broker.open();
+  auto job = a_job(1);
+  broker.commit({created(job, "x")});
+  StoreDriver second(io);
+  second.store = world->make(io, second.watcher());
+  expect_equal(second.open().image, {.jobs = {job}, .models = {}, .tombstones = {}});
+  broker.start_commit({moved(job, JobState::running)});
+  EXPECT_TRUE(broker.wait_told("fenced FENCED"));
+  EXPECT_FALSE(broker.committed);
+  job.dynamic = {};
+  second.commit({moved(job, JobState::cancelled)});
+  expect_equal(second.open().image, {.jobs = {job}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, what_is_not_open_cannot_be_read_but_answers) {
+  const auto found = broker.results({});
+  ASSERT_TRUE(found.has_value());
+  EXPECT_TRUE(found->empty());
+}
+
+// ---- the property: whatever is committed, the image read back is the image of the plain model
+
+class Lives {
+ public:
+  explicit Lives(std::uint64_t seed) : random_(seed) {}
+
+  std::vector<BatchItem> batch(std::size_t size) {
+    std::vector<BatchItem> items;
+    while (items.size() < size) add(items);
+    for (const auto& i : items) model.apply(i);
+    return items;
+  }
+  store::MemoryDisk model;
+
+ private:
+  std::uint64_t any(std::uint64_t below) { return random_() % below; }
+  std::string any_text(std::size_t longest) {
+    std::string s(any(longest + 1), '\0');
+    for (auto& c : s) c = static_cast<char>(random_());
+    return s;
+  }
+  BlobDigest any_blob() {
+    BlobDigest d;
+    for (auto& b : d.bytes) b = static_cast<std::uint8_t>(random_());
+    return d;
+  }
+  WallTime any_time() { return {static_cast<std::int64_t>(any(2'000'000'000'000))}; }
+
+  core::JobRecord any_job() {
+    core::JobRecord r;
+    auto& f = r.fixed;
+    f.id = job_id(++made_);
+    f.seq = any(1ULL << 50U);
+    f.submitted = any_time(), f.digest = {random_(), random_()};
+    f.needs.kind = static_cast<KindIndex>(any(kKinds.size()));
+    f.needs.job_class = static_cast<JobClass>(any(kJobClasses));
+    f.needs.model = any_text(20), f.needs.budget_min = {static_cast<std::int64_t>(any(1 << 20))};
+    f.needs.budget_max = any(2) == 0 ? kRestOfDevice : f.needs.budget_min;
+    f.needs.devices = static_cast<std::uint16_t>(any(9)), f.needs.on_preempt = static_cast<OnPreempt>(any(4));
+    f.needs.exclusive = any(2) == 0;
+    for (auto n = any(3); n > 0; --n) f.needs.where.push_back(any_text(30));
+    f.priority = static_cast<std::uint8_t>(any(10)), f.not_before = any_time(), f.deadline = any_time();
+    f.timeout = Duration(static_cast<std::int64_t>(any(1ULL << 40U))), f.retries = static_cast<std::uint32_t>(any(100));
+    f.unique = any_text(10), f.owner = any_text(12), f.label = any_text(40), f.body_bytes = static_cast<std::uint32_t>(random_());
+    for (auto n = any(4); n > 0; --n) f.after.push_back({random_(), random_()});
+    for (auto n = any(3); n > 0; --n) f.blobs.push_back(any_blob());
+    if (any(4) == 0) f.retry_of = {random_(), random_()};
+    if (any(2) == 0) r.dynamic = any_dynamic();
+    return r;
+  }
+  core::JobDynamic any_dynamic() {
+    core::JobDynamic d;
+    d.state = static_cast<JobState>(any(kJobStates)), d.attempt = static_cast<Attempt>(random_()), d.nonce = random_();
+    d.failures = static_cast<std::uint32_t>(any(5)), d.losses = static_cast<std::uint32_t>(any(5));
+    d.own_losses = static_cast<std::uint32_t>(any(3)), d.preemptions = static_cast<std::uint32_t>(any(9));
+    d.worker = any_text(20);
+    for (auto n = any(3); n > 0; --n) d.devices.push_back(any_text(40));
+    d.granted = {static_cast<std::int64_t>(any(80'000))}, d.cancel_asked = any(2) == 0, d.fetched = any(2) == 0;
+    d.due = any_time(), d.started = any_time(), d.ended = any_time();
+    if (any(2) == 0) d.checkpoint.blob = any_blob();
+    d.checkpoint.step = any(1 << 30), d.model_version = any_text(12);
+    d.error = static_cast<Errc>(any(static_cast<std::uint64_t>(Errc::not_here) + 2)), d.error_text = any_text(300);
+    d.result_bytes = static_cast<std::uint32_t>(random_());
+    for (auto n = any(3); n > 0; --n) d.result_blobs.push_back(any_blob());
+    return d;
+  }
+
+  void add(std::vector<BatchItem>& items) {
+    if (live_.empty() || any(5) < 2) {
+      auto job = any_job();
+      live_.push_back(job);
+      return items.push_back(created(job, any_text(300)));
+    }
+    const auto at = any(live_.size());
+    core::JobRecord& job = live_[at];
+    switch (any(8)) {
+      case 0: case 1: case 2: {
+        const JobState from = job.dynamic.state;
+        job.dynamic = any_dynamic();
+        return items.push_back(item(core::JobChanged{job.fixed.id, from, job.dynamic, job.fixed.seq, job.fixed.needs.job_class}));
+      }
+      case 3: return items.push_back(item(core::ResultStored{job.fixed.id, 1, 1, 1}, any_text(200)));
+      case 4: return items.push_back(item(core::ResultDropped{job.fixed.id}));
+      case 5: {
+        items.push_back(item(core::JobForgotten{job.fixed.id, job.dynamic.state, any(2) == 0, {random_(), random_()}, any_time()}));
+        forgotten_.push_back(job.fixed.id);
+        live_.erase(live_.begin() + static_cast<std::ptrdiff_t>(at));
+        return;
+      }
+      case 6:
+        if (forgotten_.empty()) return;
+        items.push_back(item(core::TombstoneDropped{forgotten_.back()}));
+        return forgotten_.pop_back();
+      default: {
+        core::ModelRecord m;
+        m.name = std::string(1, static_cast<char>('a' + any(4))), m.version = std::to_string(any(3));
+        if (any(3) == 0) return items.push_back(item(core::ModelRemoved{m.name, m.version}));
+        m.blob = any_blob(), m.bytes = random_(), m.metadata = any_text(100), m.promoted = any(2) == 0;
+        return items.push_back(item(core::ModelStored{m}));
+      }
+    }
+  }
+
+  std::mt19937_64 random_;
+  std::uint64_t made_{};
+  std::vector<core::JobRecord> live_;
+  std::vector<JobId> forgotten_;
+};
+
+TEST_P(StoreConformance, the_image_read_back_is_the_image_of_a_plain_model_whatever_is_committed) {
+  broker.open();
+  for (std::uint64_t seed = 1; seed <= 5; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    if (seed > 1) {   // a fresh namespace each time
+      broker.store->close();
+      if (GetParam() == "memory") world = std::make_unique<MemoryWorld>();
+      else world = std::make_unique<RedisWorld>();
+      broker.store = world->make(io, broker.watcher());
+      broker.open();
+    }
+    Lives lives(seed);
+    for (int n = 0; n < 60; ++n) {
+      broker.commit(lives.batch(1 + static_cast<std::size_t>(n * 7 % 90)));
+      if (n % 20 == 19) expect_equal(broker.open().image, lives.model.image());
+    }
+    std::vector<JobId> ids;
+    for (const auto& [id, job] : lives.model.jobs) ids.push_back(id);
+    const auto results = broker.results(ids).value(), bodies = broker.payloads(ids).value();
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const auto& job = lives.model.jobs.at(ids[i]);
+      ASSERT_EQ(bool(results[i]), bool(job.result));
+      EXPECT_TRUE(!job.result || *results[i] == *job.result);
+      ASSERT_TRUE(bodies[i]);
+      EXPECT_TRUE(*bodies[i] == *job.body);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreConformance, testing::Values("memory", "redis"), [](const auto& which) { return which.param; });
+
+}  // namespace
+}  // namespace gq::test
