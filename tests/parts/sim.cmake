@@ -1,0 +1,12 @@
+# The simulator, its checkers and their tests.
+if(TARGET gpuq_core)
+  gpuq_library(gpuq_checker SOURCES checker/findings.cpp checker/store_fold.cpp checker/history.cpp LINK gpuq_core)
+  gpuq_library(gpuq_simulation
+    SOURCES sim/world.cpp sim/broker.cpp sim/workers.cpp sim/clients.cpp sim/faults.cpp
+    LINK gpuq_checker gpuq_core)
+  gpuq_program(gpuq-sim SOURCES sim/main.cpp LINK gpuq_simulation)
+endif()
+if(TARGET gpuq_simulation)
+  gpuq_test(checker LAYER sim SOURCES checker/checker_test.cpp LINK gpuq_checker)
+  gpuq_test(seeds LAYER sim SOURCES sim/seeds_test.cpp LINK gpuq_simulation TIMEOUT 300)
+endif()

@@ -1,0 +1,95 @@
+// The simulator's runs as tests: two hundred fixed seeds under every fault, one from the clock, and each seed that ever found a bug.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <ctime>
+
+#include "tests/sim/options.h"
+
+namespace gq::sim {
+namespace {
+
+/// A small world whose size, too, follows from the seed.
+Options storm(std::uint64_t seed) {
+  Options o;
+  o.seed = seed;
+  o.workers = 8 + static_cast<std::uint32_t>(seed * 7 % 33);
+  o.jobs = 300 + static_cast<std::uint32_t>(seed * 131 % 1701);
+  o.devices_per_worker = 1 + static_cast<std::uint32_t>(seed % 3);
+  o.mix = seed % 5 == 0 ? Mix::echo : Mix::mixed;
+  o.faults = {true, true, true};
+  if (seed % 10 == 3) o.reload_every = 1 + static_cast<std::uint32_t>(seed / 10 % 7) * 5;
+  return o;
+}
+
+void expect_clean(const Options& options) {
+  const Report r = simulate(options);
+  EXPECT_EQ(r.violations, 0U) << "gpuq-sim " << describe(options) << "\n" << r.findings;
+  EXPECT_GT(r.final_jobs, 0U);
+}
+
+class Seeds : public testing::TestWithParam<std::uint64_t> {};
+TEST_P(Seeds, ten_storms_break_no_promise) {
+  for (std::uint64_t seed = GetParam(); seed < GetParam() + 10; ++seed) expect_clean(storm(seed));
+}
+INSTANTIATE_TEST_SUITE_P(fixed, Seeds, testing::Range<std::uint64_t>(1, 201, 10), [](const auto& test) { return "from_" + std::to_string(test.param); });
+
+TEST(Simulation, a_seed_from_the_clock_breaks_no_promise) {
+  const Options options = storm(static_cast<std::uint64_t>(std::time(nullptr)));
+  std::printf("gpuq-sim %s\n", describe(options).c_str());
+  expect_clean(options);
+}
+
+TEST(Simulation, the_same_seed_gives_the_same_trace_and_another_seed_another) {
+  const Report first = simulate(storm(5003));
+  const Report again = simulate(storm(5003));
+  Options other = storm(5003);
+  other.seed = 5004;
+  EXPECT_EQ(first.trace_hash, again.trace_hash);
+  EXPECT_EQ(first.events, again.events);
+  EXPECT_NE(first.trace_hash, simulate(other).trace_hash);
+}
+
+TEST(Simulation, without_faults_every_job_starts_once) {
+  Options o;
+  o.jobs = 2000;
+  o.seed = 77;
+  const Report r = simulate(o);
+  EXPECT_EQ(r.violations, 0U) << r.findings;
+  EXPECT_EQ(r.losses, 0U);
+  EXPECT_EQ(r.stale, 0U);
+  EXPECT_EQ(r.reloads, 0U);
+}
+
+TEST(Simulation, the_faults_really_happen) {
+  Options o = storm(9);
+  o.jobs = 3000;
+  const Report r = simulate(o);
+  EXPECT_EQ(r.violations, 0U) << r.findings;
+  EXPECT_GT(r.losses, 0U);
+  EXPECT_GT(r.killed, 0U);
+  EXPECT_GT(r.frozen, 0U);
+  EXPECT_GT(r.torn, 0U);
+  EXPECT_GT(r.outages, 0U);
+  EXPECT_GT(r.reloads, 0U);
+  EXPECT_GT(r.duplicates, 0U);
+}
+
+/// Rule 1.3: what the core decided beyond the store is worth nothing, at whichever batch it dies.
+class Batches : public testing::TestWithParam<std::uint64_t> {};
+TEST_P(Batches, the_core_dies_and_is_loaded_again) {
+  for (std::uint64_t batch = GetParam(); batch < GetParam() + 20; ++batch) {
+    Options o;
+    o.workers = 4;
+    o.jobs = 120;
+    o.seed = 31 + batch;
+    o.stop_at_batch = batch;
+    const Report r = simulate(o);
+    EXPECT_EQ(r.violations, 0U) << "gpuq-sim " << describe(o) << "\n" << r.findings;
+    EXPECT_EQ(r.reloads, 1U) << "batch " << batch << " was never reached";
+  }
+}
+INSTANTIATE_TEST_SUITE_P(each, Batches, testing::Range<std::uint64_t>(1, 101, 20), [](const auto& test) { return "from_" + std::to_string(test.param); });
+
+}  // namespace
+}  // namespace gq::sim

@@ -1,0 +1,297 @@
+// sim.h - the simulated world: one thread, one seed, the real core.
+//
+// Broker (the shell's rules of group commit), store (a disk that lies down, forgets to answer, takes its time), network (in order
+// within one connection; connections are torn, cut, slow), workers and clients all live here as flat rows; a happening names a row
+// by number. Only simulated time passes. The methods lie by concern in broker.cpp, workers.cpp, clients.cpp, faults.cpp, world.cpp.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "broker/core/core.h"
+#include "tests/checker/findings.h"
+#include "tests/checker/history.h"
+#include "tests/checker/job_numbers.h"
+#include "tests/checker/store_fold.h"
+#include "tests/sim/options.h"
+#include "tests/sim/wheel.h"
+
+namespace gq::sim {
+
+using checker::JobNumber;
+using checker::kNoJob;
+using checker::Note;
+
+inline constexpr std::uint32_t kBatchJobs = 256;  ///< per commit; at the bound the shell stops reading clients
+
+enum class Side : std::uint8_t { worker, client };
+
+/// One end's connection to the broker. An epoch is one connection: what travels on an older one is gone with it.
+struct Link {
+  std::uint32_t epoch{};
+  bool open{};             ///< the transport is there
+  bool dialling{};
+  Tick up_last{};          ///< nothing overtakes within a connection
+  Tick down_last{};
+  Tick up_cut_until{};     ///< partition: what is sent arrives afterwards
+  Tick down_cut_until{};
+  std::int64_t slow_us{};  ///< added to each hop
+};
+
+struct Warm {              ///< a model on a device
+  std::uint32_t serial{};
+  std::uint16_t lane{};    ///< 0 = still loading
+  std::uint16_t device{};
+  bool excused{};
+  std::uint32_t active{};
+  std::int64_t last_used_us{};
+  std::string model;       ///< NAME@VERSION
+  Mib size{};
+};
+
+struct Run {
+  core::Grant grant;
+  JobNumber job{kNoJob};
+  std::uint32_t serial{};
+  std::uint16_t lane{};
+  std::uint16_t devices_count{};
+  std::uint16_t devices[4]{};   ///< index into the worker's devices
+  Mib held{};                   ///< on each of them, of its own (not the shared model)
+  std::uint32_t warm{};         ///< serial of the model it uses; 0 = none
+  bool ends_by_timeout{};
+  bool began{}, excused{}, asked_to_yield{}, holds_lane{true}, loads_model{};
+  enum class Stop : std::uint8_t { none, yield, cancel, revoke } stop{};
+};
+
+struct LaneRow {
+  std::uint16_t lane{};
+  core::LaneKind kind{};
+  std::uint16_t device{};
+  std::uint32_t capacity{};
+  std::uint32_t held{};
+  std::uint64_t announced{};    ///< cumulative limit, as last said
+  std::uint64_t used{};         ///< assignments seen since HELLO
+  std::string model;            ///< warm
+};
+
+struct Held {                   ///< a RESULT not yet answered
+  core::AttemptEnd end;
+  Tick sent{};
+};
+
+struct WorkerDevice {
+  std::uint32_t global{};       ///< row of the physical device; two workers may report one
+  std::string uuid;
+  Mib total{}, driver{};
+};
+
+struct WorkerRow {
+  std::string name;
+  std::uint64_t instance{};
+  Link link;
+  bool alive{}, frozen{}, welcomed{}, draining{};
+  std::uint64_t number_max{};   ///< of the broker's numbered messages on this connection
+  std::uint64_t number_gap{};   ///< first one that never came; 0 = none
+  Tick gap_since{};
+  Tick greeted{};               ///< when HELLO was said
+  Tick heard{};                 ///< last word of the broker
+  Tick judged{};                ///< last word of this worker that the broker processed
+  Tick thaw_at{};
+  std::uint32_t next_serial{1};
+  std::uint16_t next_lane{};
+  std::uint64_t request{};
+  bool flush_asked{};
+  std::vector<WorkerDevice> devices;
+  std::vector<std::string> labels;
+  std::vector<KindIndex> kinds;
+  std::vector<Run> runs;
+  std::vector<LaneRow> lanes;
+  std::vector<Warm> warm;
+  std::vector<Held> held;
+  std::vector<core::Grant> said_started;     ///< waiting for the flush
+  std::vector<core::LaneDeclared> opened;
+  std::vector<std::uint16_t> closed;
+  std::vector<core::Message> stopped_inbox;  ///< what arrived while frozen
+  bool beat_on{};                            ///< its beat is scheduled
+};
+
+struct PhysicalDevice {
+  std::vector<std::uint32_t> offered_by;     ///< workers
+  Mib total{}, driver{}, foreign{};
+  Mib used{};                                ///< by everything of ours on it, excused or not
+};
+
+struct ClientRow {
+  Link link;
+  std::uint64_t request{};
+  std::uint64_t models_pushed{};
+  std::vector<JobNumber> outstanding;        ///< the batch in question
+  std::uint64_t outstanding_request{};
+  Tick sent{};
+  Tick rewatched{};
+  std::vector<JobNumber> mine;               ///< acknowledged, not yet noticed (swept now and then)
+  std::vector<JobNumber> to_fetch;
+  std::vector<std::pair<std::uint64_t, std::vector<JobNumber>>> cancels;  ///< request, jobs
+  std::vector<std::pair<std::uint64_t, std::pair<JobNumber, JobNumber>>> retries;
+  bool turn_asked{};
+};
+
+struct Batch {
+  std::vector<core::Mutation> mutations;
+  std::vector<core::Message> sends;
+  std::uint64_t number{};
+  std::uint32_t jobs{};
+};
+
+struct World {
+  explicit World(const Options& options);
+  Report run();
+
+  // world.cpp: time, network
+  void at_us(std::int64_t us, Happening what) { wheel.at((us + kTickUs - 1) / kTickUs, what); }
+  void in_us(std::int64_t us, Happening what) { at_us(now_us() + us, what); }
+  [[nodiscard]] std::int64_t now_us() const { return wheel.now() * kTickUs; }
+  [[nodiscard]] Moment moment() const;
+  void happen(const Happening& what);
+  Link& link(Side side, std::uint32_t index) { return side == Side::worker ? workers[index].link : clients[index].link; }
+  PeerId peer(Side side, std::uint32_t index) { return {(std::uint64_t{link(side, index).epoch} << 32U) | (std::uint64_t{index} << 1U) | (side == Side::client ? 1U : 0U)}; }
+  /// Where a peer's number leads, if that connection still stands.
+  std::optional<std::pair<Side, std::uint32_t>> who(PeerId peer);
+  void up(Side side, std::uint32_t index, core::Event event);
+  void down(PeerId peer, core::Message message);
+  void arrive_up(std::uint32_t packet);
+  void arrive_down(std::uint32_t packet);
+  void tear(Side side, std::uint32_t index, std::int64_t redial_us);
+  void dial(Side side, std::uint32_t index, std::int64_t in_us);
+  bool finished() const;
+  void final_checks();
+
+  // broker.cpp: the shell and the store
+  void step(core::Event event);
+  void route();
+  void release(core::Message message);
+  void end_of_tick();
+  void send_batch();
+  void batch_apply(std::uint32_t generation);
+  void batch_reply(std::uint32_t generation);
+  void broker_stop(bool applied, std::int64_t down_us);
+  void broker_start(std::uint32_t generation);
+  void broker_freeze(std::int64_t us);
+  void broker_thaw();
+  void store_outage(std::int64_t us);
+  void store_back();
+  void say_unavailable(PeerId peer, core::Event& event);
+  [[nodiscard]] bool broker_up() const { return core != nullptr; }
+
+  // workers.cpp
+  void worker_boot(std::uint32_t index);
+  void worker_connected(std::uint32_t index);
+  void worker_hears(std::uint32_t index, core::Message message);
+  void worker_assigned(std::uint32_t index, core::Assign& assign);
+  void worker_beat(std::uint32_t index);
+  void worker_flush(std::uint32_t index);
+  void ask_flush(std::uint32_t index);
+  void run_started(std::uint32_t index, std::uint32_t serial);
+  void run_ended(std::uint32_t index, std::uint32_t serial);
+  void worker_yield(std::uint32_t index, std::uint32_t serial);
+  void end_run(std::uint32_t index, std::size_t run, Outcome outcome, bool report);
+  [[nodiscard]] Outcome fate(const Run& run);
+  void drop_runs(std::uint32_t index);
+  void revoke(std::uint32_t index, const core::Grant& grant);
+  void stop_soon(std::uint32_t index, const core::Grant& grant, bool cancel);
+  void worker_kill(std::uint32_t index, std::int64_t restart_us);
+  void worker_freeze(std::uint32_t index, std::int64_t us);
+  void worker_thaw(std::uint32_t index);
+  void hello(std::uint32_t index);
+  void refuse(std::uint32_t index, const core::Grant& grant, Errc code);
+  void leave_lane(WorkerRow& w, Run& run);
+  void evict(std::uint32_t index, std::size_t warm);
+  bool saw_number(WorkerRow& w, std::uint64_t number);
+  void excuse_zombies(std::uint32_t asking, std::uint32_t device);
+  bool make_room(std::uint32_t index, std::uint16_t device, Mib size, JobNumber job);
+  std::vector<core::DeviceReport> device_reports(const WorkerRow& w);
+
+  // clients.cpp
+  void fill(JobNumber job, core::SubmitItem& item) const;
+  [[nodiscard]] std::int64_t duration_us(JobNumber job, Attempt attempt) const;
+  [[nodiscard]] std::uint64_t dice(JobNumber job, std::uint64_t salt) const { return checker::mix64(dice_key ^ (std::uint64_t{job} << 20U) ^ salt); }
+  void client_connected(std::uint32_t index);
+  void client_turn(std::uint32_t index);
+  void client_hears(std::uint32_t index, core::Message message);
+  void client_submit(std::uint32_t index);
+  void client_resend(std::uint32_t index);
+  void client_cancel(std::uint32_t index, JobNumber job);
+  void ask_turn(std::uint32_t index, std::int64_t in_us);
+  core::ModelRecord model(std::uint32_t index) const;
+
+  // faults.cpp
+  void schedule_faults();
+  void fault();
+  void heal();
+
+  Options options;
+  Rng rng;
+  std::uint64_t dice_key{};
+  checker::Findings findings;
+  checker::JobNumbers numbers;
+  checker::StoreFold store;
+  checker::History history;
+  Wheel wheel;
+  Report report;
+
+  std::vector<WorkerRow> workers;
+  std::vector<ClientRow> clients;
+  std::vector<PhysicalDevice> physical;
+  JobNumber next_job{};        ///< the next one nobody has submitted yet
+  JobNumber next_extra{};      ///< ids of retries
+  std::vector<std::uint16_t> extra_retries;  ///< per job: has a retry been asked
+  std::uint64_t refused_jobs{};
+  std::vector<bool> job_done;  ///< noticed as final, or refused for good
+  std::uint64_t jobs_done{};
+
+  // network
+  struct UpPacket { std::uint32_t index{}, epoch{}; Side side{}; core::Event event; };
+  struct DownPacket { std::uint32_t index{}, epoch{}; Side side{}; core::Message message; };
+  std::vector<UpPacket> up_packets;
+  std::vector<std::uint32_t> up_free;
+  std::vector<DownPacket> down_packets;
+  std::vector<std::uint32_t> down_free;
+  bool lossy{};                ///< messages may be dropped or doubled just now
+  std::uint64_t drop_ppm{}, double_ppm{};
+
+  // broker
+  std::unique_ptr<core::Core> core;
+  core::CoreConfig core_config;
+  std::uint32_t generation{};  ///< of the core
+  std::int64_t steady_zero_us{};
+  std::int64_t wall_jump_ms{};
+  core::Effects effects;
+  Batch gathering;
+  Batch in_flight;
+  bool flying{}, applied{};
+  std::uint64_t batch{};       ///< last number used
+  Tick flew{};
+  Tick last_batch{};
+  bool stepped{};
+  Tick wake_at{};
+  bool frozen{};
+  std::uint32_t freeze_serial{};
+  std::vector<std::uint32_t> frozen_inbox;   ///< packets that wait for the thaw
+  bool draining_inbox{};
+  std::deque<std::uint32_t> client_inbox;    ///< packets that wait because the batch is full
+  std::vector<JobId> missing;                ///< bodies that the batch in flight did not find
+  bool store_is_up{true}, core_knows_down{};
+  Tick store_up_at{};
+  std::vector<PeerId> gone_links;
+  bool gone_asked{};
+
+  bool submitting{true};
+  bool healing{};
+  Tick healed_at{};
+};
+
+}  // namespace gq::sim

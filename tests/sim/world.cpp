@@ -1,0 +1,292 @@
+// world.cpp - time passes, packets travel, and at the end the checkers have the last word.
+#include <chrono>
+
+#include "tests/sim/sim.h"
+
+namespace gq::sim {
+
+World::World(const Options& given)
+    : options(given), rng(given.seed), dice_key(checker::mix64(given.seed ^ 0xD1CEULL)), findings(given.seed),
+      numbers(given.seed), store(numbers, findings), history(numbers, findings) {
+  next_extra = options.jobs;
+  job_done.assign(options.jobs + options.jobs / 4 + 64, false);
+  extra_retries.assign(options.jobs, 0);
+  core_config.restarted = false;
+  const std::uint32_t client_count = std::max<std::uint32_t>(2, std::min<std::uint32_t>(32, options.jobs / 2000));
+  clients.resize(client_count);
+  workers.resize(options.workers);
+  for (std::uint32_t i = 0; i < options.workers; ++i) {
+    WorkerRow& w = workers[i];
+    w.name = "w" + std::to_string(i);
+    w.kinds.clear();
+    for (std::size_t k = 0; k < kKinds.size(); ++k) w.kinds.push_back(static_cast<KindIndex>(k));
+    w.labels = {i % 2 == 0 ? "zone=a" : "zone=b"};
+    const bool shares = i % 16 == 9 && options.devices_per_worker > 0;  // a second container on its neighbour's host
+    for (std::uint32_t d = 0; d < options.devices_per_worker; ++d) {
+      WorkerDevice device;
+      device.total = Mib{(i + d) % 3 == 0 ? 24576 : (i + d) % 3 == 1 ? 12288 : 8192};
+      if (i < 2) device.total = Mib{24576};
+      device.driver = Mib{300};
+      if (shares) {
+        device = workers[i - 1].devices[d];
+      } else {
+        device.global = static_cast<std::uint32_t>(physical.size());
+        device.uuid = "GPU-" + std::to_string(device.global);
+        physical.push_back({{}, device.total, device.driver, Mib{dice(i, 77) % 8 == 0 ? 1024 : 0}, {}});
+        history.device(device.global, device.total - device.driver);
+      }
+      physical[device.global].offered_by.push_back(i);
+      w.devices.push_back(device);
+    }
+  }
+  broker_start(0);
+  for (std::uint32_t i = 0; i < options.workers; ++i) at_us(rng.between(0, 900'000), {What::worker_start, i, 0});
+  for (std::uint32_t i = 0; i < client_count; ++i) at_us(rng.between(0, 200'000), {What::client_connect, i, 0});
+  schedule_faults();
+}
+
+Report World::run() {
+  const auto begun = std::chrono::steady_clock::now();
+  // What is simulated is bounded too: a run that does not drain has lost its liveness.
+  const Tick bound = Tick{7'200} * 1'000'000 / kTickUs;
+  while (!finished() && wheel.now() < bound) {
+    const auto& slot = wheel.advance();
+    if (!slot.empty() || stepped || !client_inbox.empty() || flying) findings.at(now_us());
+    for (const Happening& what : slot) happen(what);
+    report.happenings += slot.size();
+    end_of_tick();
+  }
+  final_checks();
+  report.options = options;
+  report.simulated_s = static_cast<double>(now_us()) / 1e6;
+  report.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  report.attempts = history.counts().starts;
+  report.stale = history.counts().stale;
+  report.violations = findings.violations();
+  report.trace_hash = findings.hash();
+  for (const std::string& text : findings.kept()) report.findings += text + "\n";
+  return report;
+}
+
+void World::happen(const Happening& h) {
+  switch (h.what) {
+    case What::up: arrive_up(h.a); break;
+    case What::down: arrive_down(h.a); break;
+    case What::worker_flush: worker_flush(h.a); break;
+    case What::worker_beat: worker_beat(h.a); break;
+    case What::worker_connect: if (h.b == workers[h.a].link.epoch) worker_connected(h.a); break;
+    case What::worker_start: worker_boot(h.a); break;
+    case What::worker_thaw: worker_thaw(h.a); break;
+    case What::worker_yield: worker_yield(h.a, h.b); break;
+    case What::run_started: run_started(h.a, h.b); break;
+    case What::run_ended: run_ended(h.a, h.b); break;
+    case What::client_turn: client_turn(h.a); break;
+    case What::client_connect: if (h.b == clients[h.a].link.epoch) client_connected(h.a); break;
+    case What::client_resend: client_resend(h.a); break;
+    case What::client_cancel: client_cancel(h.a, h.b); break;
+    case What::batch_apply: batch_apply(h.a); break;
+    case What::batch_reply: batch_reply(h.a); break;
+    case What::store_up: store_back(); break;
+    case What::store_down_seen:
+      if (core && !frozen && !store_is_up && h.a == generation) {
+        core_knows_down = true;
+        step(core::StoreDown{});
+      }
+      break;
+    case What::broker_start: broker_start(h.a); break;
+    case What::broker_wake:
+      if (core && !frozen && h.a == generation && wheel.now() >= wake_at && wake_at != 0) {
+        wake_at = 0;
+        step(core::TimerFired{});
+      }
+      break;
+    case What::broker_thaw: if (h.a == freeze_serial) broker_thaw(); break;
+    case What::links_gone:
+      gone_asked = false;
+      if (core && !frozen && !gone_links.empty()) step(core::LinksGone{std::move(gone_links)});
+      gone_links.clear();
+      break;
+    case What::fault: fault(); break;
+    case What::heal: heal(); break;
+    case What::sample:
+      if (core) core->check_invariants();
+      in_us(options.workers > 1000 ? 5'000'000 : 250'000, {What::sample, 0, 0});
+      break;
+  }
+}
+
+// ---- network
+
+std::optional<std::pair<Side, std::uint32_t>> World::who(PeerId peer_id) {
+  const Side side = (peer_id.value & 1U) != 0 ? Side::client : Side::worker;
+  const auto index = static_cast<std::uint32_t>((peer_id.value & 0xFFFF'FFFFU) >> 1U);
+  if (index >= (side == Side::worker ? workers.size() : clients.size())) return std::nullopt;
+  const Link& l = link(side, index);
+  if (!l.open || l.epoch != peer_id.value >> 32U) return std::nullopt;
+  return std::pair{side, index};
+}
+
+void World::up(Side side, std::uint32_t index, core::Event event) {
+  Link& l = link(side, index);
+  if (!l.open) return;
+  const int copies = lossy && rng.chance_ppm(double_ppm) ? 2 : 1;
+  if (copies == 2) ++report.duplicates;
+  if (lossy && rng.chance_ppm(drop_ppm)) {
+    findings.note(Note::dropped, kNoJob, index, static_cast<std::uint32_t>(event.index()));
+    return;
+  }
+  for (int copy = 0; copy < copies; ++copy) {
+    std::uint32_t packet;
+    if (up_free.empty()) {
+      packet = static_cast<std::uint32_t>(up_packets.size());
+      up_packets.emplace_back();
+    } else {
+      packet = up_free.back();
+      up_free.pop_back();
+    }
+    UpPacket& p = up_packets[packet];
+    p.index = index;
+    p.side = side;
+    p.epoch = l.epoch;
+    if (copy + 1 < copies) p.event = event;
+    else p.event = std::move(event);
+    const Tick arrival = std::max({l.up_last, l.up_cut_until, (now_us() + rng.between(60, 500) + l.slow_us) / kTickUs + 1});
+    l.up_last = arrival;
+    wheel.at(arrival, {What::up, packet, 0});
+  }
+}
+
+void World::arrive_up(std::uint32_t packet) {
+  UpPacket& p = up_packets[packet];
+  Link& l = link(p.side, p.index);
+  if (!core || !l.open || l.epoch != p.epoch) {
+    up_free.push_back(packet);
+    return;
+  }
+  if (frozen) {
+    frozen_inbox.push_back(packet);
+    return;
+  }
+  if (p.side == Side::client && !draining_inbox && (gathering.jobs >= kBatchJobs || !client_inbox.empty())) {
+    client_inbox.push_back(packet);  // the batch is full: clients wait, in order
+    return;
+  }
+  const PeerId from = peer(p.side, p.index);
+  std::visit([from](auto& e) { if constexpr (requires { e.peer; }) e.peer = from; }, p.event);
+  if (p.side == Side::worker) workers[p.index].judged = wheel.now();
+  if (core_knows_down && p.side == Side::client &&
+      (std::holds_alternative<core::SubmitReceived>(p.event) || std::holds_alternative<core::RetryReceived>(p.event))) {
+    say_unavailable(from, p.event);
+    up_free.push_back(packet);
+    return;
+  }
+  core::Event event = std::move(p.event);
+  up_free.push_back(packet);
+  step(std::move(event));
+}
+
+void World::down(PeerId to, core::Message message) {
+  const auto end = who(to);
+  if (!end) return;  // that connection is over
+  Link& l = link(end->first, end->second);
+  const int copies = lossy && rng.chance_ppm(double_ppm) ? 2 : 1;
+  if (copies == 2) ++report.duplicates;
+  if (lossy && rng.chance_ppm(drop_ppm)) {
+    findings.note(Note::dropped, kNoJob, end->second, 100 + static_cast<std::uint32_t>(message.index()));
+    return;
+  }
+  for (int copy = 0; copy < copies; ++copy) {
+    std::uint32_t packet;
+    if (down_free.empty()) {
+      packet = static_cast<std::uint32_t>(down_packets.size());
+      down_packets.emplace_back();
+    } else {
+      packet = down_free.back();
+      down_free.pop_back();
+    }
+    DownPacket& p = down_packets[packet];
+    p.index = end->second;
+    p.side = end->first;
+    p.epoch = l.epoch;
+    if (copy + 1 < copies) p.message = message;
+    else p.message = std::move(message);
+    const Tick arrival = std::max({l.down_last, l.down_cut_until, (now_us() + rng.between(60, 500) + l.slow_us) / kTickUs + 1});
+    l.down_last = arrival;
+    wheel.at(arrival, {What::down, packet, 0});
+  }
+}
+
+void World::arrive_down(std::uint32_t packet) {
+  DownPacket& p = down_packets[packet];
+  const Link& l = link(p.side, p.index);
+  const bool stands = l.open && l.epoch == p.epoch;
+  const std::uint32_t index = p.index;
+  const Side side = p.side;
+  core::Message message = std::move(p.message);
+  down_free.push_back(packet);
+  if (!stands) return;
+  if (side == Side::worker) worker_hears(index, std::move(message));
+  else client_hears(index, std::move(message));
+}
+
+/// The connection is over: everything on it is lost. The other end learns it from its monitor, workers dial again.
+void World::tear(Side side, std::uint32_t index, std::int64_t redial_us) {
+  Link& l = link(side, index);
+  if (l.open) {
+    ++report.torn;
+    findings.note(Note::link_torn, kNoJob, index, static_cast<std::uint32_t>(side));
+    if (core && !frozen) {
+      if (side == Side::worker) {
+        gone_links.push_back(peer(side, index));
+        if (!gone_asked) in_us(rng.between(1'000, 5'000), {What::links_gone, 0, 0});
+        gone_asked = true;
+      } else {
+        step(core::ClientGone{peer(side, index)});
+      }
+    }
+  }
+  l.open = l.dialling = false;
+  ++l.epoch;
+  dial(side, index, redial_us);
+}
+
+void World::dial(Side side, std::uint32_t index, std::int64_t us) {
+  if (side == Side::worker && !workers[index].alive) return;
+  Link& l = link(side, index);
+  l.dialling = true;
+  const std::int64_t cut = std::max(l.up_cut_until, l.down_cut_until) * kTickUs;
+  at_us(std::max(now_us() + us, cut + 1000), {side == Side::worker ? What::worker_connect : What::client_connect, index, l.epoch});
+}
+
+// ---- the end
+
+bool World::finished() const {
+  if (next_job < options.jobs || jobs_done < next_job) return false;
+  if (store.not_final() != 0 || flying || !core || !gathering.mutations.empty()) return false;
+  return options.faults.crashes || options.faults.network || options.faults.store ? healing : true;
+}
+
+void World::final_checks() {
+  if (next_job < options.jobs) findings.violation("liveness", kNoJob, "only " + std::to_string(next_job) + " jobs were ever submitted");
+  if (core) core->check_invariants();
+  history.finish(store, next_extra);
+  for (JobNumber job = 0; job < next_extra; ++job) {
+    const core::JobRecord* record = store.find(job);
+    if (!record) continue;
+    report.losses += record->dynamic.losses;
+    report.preemptions += record->dynamic.preemptions;
+    report.final_jobs += is_terminal(record->dynamic.state) ? 1 : 0;
+    switch (record->dynamic.state) {
+      case JobState::succeeded: ++report.succeeded; break;
+      case JobState::failed: ++report.failed; break;
+      case JobState::cancelled: ++report.cancelled; break;
+      case JobState::expired: ++report.expired; break;
+      case JobState::quarantined: ++report.quarantined; break;
+      default: break;
+    }
+  }
+}
+
+Report simulate(const Options& options) { return World(options).run(); }
+
+}  // namespace gq::sim
