@@ -142,13 +142,13 @@ Result<void> DealerPort::connect(const Options& options) {
 
 SendOutcome DealerPort::send(std::string_view head, std::string_view body) {
   State& s = *state_;
-  if (!s.socket) return SendOutcome::gone;
+  if (!s.socket || !s.up) return SendOutcome::gone;  // after a disconnect the dying pipe would still take, and lose, a message
   const int first = send_frame(s.socket.handle(), head, ZMQ_DONTWAIT | (body.empty() ? 0 : ZMQ_SNDMORE));
   const bool full = first < 0 && errno == EAGAIN;
   if (first >= 0 && !body.empty()) send_frame(s.socket.handle(), body, ZMQ_DONTWAIT);
   s.pump->schedule();
   if (first >= 0) return SendOutcome::sent;
-  return full && s.up ? SendOutcome::stuck : SendOutcome::gone;
+  return full ? SendOutcome::stuck : SendOutcome::gone;
 }
 
 void DealerPort::close() { state_->close(); }

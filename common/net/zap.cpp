@@ -60,7 +60,9 @@ struct Authority::State {
   std::map<std::string, Stamp> unreadable;              ///< told once per version of the file
   std::string passing_key;                              ///< the self-test's known key, while it runs
   asio::steady_timer watch_timer, test_timer;
-  Instant last_look{}, last_log{};
+  Instant last_log{};
+  WallTime last_look_wall{};
+  Stamp folder_stamp{};
   std::uint64_t refusals{}, generation{1}, unlogged{};
   std::unique_ptr<RefusalProbe> probe;
   ServerKeys keys;
@@ -73,7 +75,8 @@ struct Authority::State {
   /// Read what has changed in the folder; a key that went, changed or has expired is `revoked`.
   void look() {
     const Moment at = now();
-    last_look = at.steady;
+    last_look_wall = at.wall;
+    folder_stamp = stamp_of(key_dir + "/allowed");
     const auto names = allowed_names(key_dir);
     if (!names) {  // deny nobody who was let in because a disk hiccups; new names cannot enter meanwhile
       log::warn("key_folder_unreadable", {{"what", names.error().what}});
@@ -126,12 +129,19 @@ struct Authority::State {
     return true;
   }
 
+  /// One stat per refused handshake. A folder that changed just before we looked may have changed again within the same tick of
+  /// its clock: look again.
+  bool folder_moved() const {
+    const Stamp stamp = stamp_of(key_dir + "/allowed");
+    return stamp != folder_stamp || last_look_wall.ms - stamp.s * 1000 - stamp.ns / 1'000'000 < 50;
+  }
+
   /// The user id of a key; empty = denied.
   std::string decide(const std::string& public_key) {
     if (!passing_key.empty() && public_key == passing_key) return make_user_id(Role::client, kSelfTestName, public_key);
     auto at = by_key.find(public_key);
     const Moment moment = now();
-    if (at == by_key.end() && moment.steady - last_look > 100ms) {  // issued a moment ago?
+    if (at == by_key.end() && folder_moved()) {  // issued a moment ago?
       look();
       at = by_key.find(public_key);
     }
