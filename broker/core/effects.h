@@ -31,6 +31,7 @@ struct JobNotice {
   JobId job;
   JobDynamic now;
   Token result{};
+  WallTime submitted{};      ///< of the record; ms 0 = not said
   bool operator==(const JobNotice&) const = default;
 };
 struct WatchAnswer { PeerId peer; std::uint64_t request{}; std::vector<JobId> unknown; bool operator==(const WatchAnswer&) const = default; };

@@ -1,0 +1,36 @@
+// options.h - what gpuq-broker is told, with its defaults and their reasons. Flag > --config file > default.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "broker/store/redis_store.h"
+#include "common/vocabulary/errors.h"
+#include "common/vocabulary/limits.h"
+
+namespace gq::broker {
+
+struct Options {
+  std::string data_dir;                                    ///< $XDG_STATE_HOME/gpuq or ~/.local/state/gpuq
+  std::string redis;                                       ///< empty = a managed child in the data directory
+  store::Durability durability = store::Durability::always;
+  std::uint64_t redis_budget_bytes = 0;                    ///< demanded when that Redis has maxmemory 0
+  std::uint64_t redis_memory_bytes = 0;                    ///< of the managed child; 0 = its default
+  std::uint64_t blob_quota_bytes = 64ULL << 30U;
+  std::uint64_t queued_bytes_max = 0;                      ///< 0 = the core's default
+  std::string space = "default";
+  std::string listen_clients = "tcp://127.0.0.1:7700";
+  std::string listen_workers = "tcp://127.0.0.1:7701";
+  std::string listen_http = "127.0.0.1:7702";              ///< "none" = no HTTP
+  std::string keys_dir;                                    ///< DATA/keys
+  bool insecure = false;
+  bool memory_store = false;
+  int ready_fd = -1;
+  Timing timing{};
+};
+
+/// nullopt: --help or --version was asked for and printed. Errors: USAGE.
+Result<std::optional<Options>> parse_options(int argc, const char* const* argv);
+
+}  // namespace gq::broker
