@@ -7,6 +7,7 @@
 // shape that fits nowhere is parked until capacity changes, so cost grows with shapes and devices touched, not with jobs.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -98,6 +99,9 @@ class Core {
 
  private:
   struct State;
+  struct Place;
+  struct HardConstraint;
+  static const std::array<HardConstraint, 12> kHardConstraints;
   std::unique_ptr<State> state_;
 };
 

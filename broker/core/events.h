@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "broker/core/record.h"
+#include "common/vocabulary/limits.h"
 
 namespace gq::core {
 
@@ -102,7 +103,12 @@ struct LinksGone { std::vector<PeerId> peers; };
 
 // ---- from the shell
 
-struct BatchCommitted { std::uint64_t batch{}; };               ///< timers of its offers and leases start now
+/// The effects of all steps so far belong to batches up to this one; those of later steps go into a later one. Numbers only grow.
+struct BatchCut { std::uint64_t batch{}; };
+/// Timers of its offers and leases start now. Without a BatchCut of that number before it, all steps so far are meant.
+struct BatchCommitted { std::uint64_t batch{}; };
+/// A grant is asked to leave (by a person or a policy). Not answered; a job that is not running is left alone.
+struct PreemptAsked { JobId job; std::string reason; Duration deadline{kTiming.yield_deadline}; };
 struct PayloadMissing { JobId job; };                           ///< body not in the store: the job fails PAYLOAD_LOST
 struct StoreDown {};
 struct StoreUp {};
@@ -111,6 +117,6 @@ struct TimerFired {};                                           ///< next_wakeup
 using Event = std::variant<SubmitReceived, WatchReceived, CancelReceived, RetryReceived, FetchedReceived, ModelPushed,
                            ModelRemoveReceived, ClientGone, WorkerHello, WorkerPulled, WorkerBeat, AttemptsStarted,
                            AttemptRefused, AttemptsEnded, CheckpointSaved, MemoryReleased, WorkerGoodbye, LinksGone,
-                           BatchCommitted, PayloadMissing, StoreDown, StoreUp, TimerFired>;
+                           BatchCommitted, PayloadMissing, StoreDown, StoreUp, TimerFired, BatchCut, PreemptAsked>;
 
 }  // namespace gq::core

@@ -50,7 +50,8 @@ struct Checkpoint {
 struct JobDynamic {
   JobState state{JobState::ready};
   Attempt attempt{};
-  Nonce nonce{};              ///< of the newest grant; kept after a loss: its result may still be accepted
+  Nonce nonce{};              ///< of the newest grant; kept after a loss: its result may still be accepted. 0 in a final state
+                              ///< = final without that grant's word
   std::uint32_t failures{};
   std::uint32_t losses{};     ///< all losses
   std::uint32_t own_losses{}; ///< crashes of an executor it had STARTED on; kLimits.own_losses_max quarantines
@@ -61,7 +62,7 @@ struct JobDynamic {
   bool cancel_asked{};
   WallTime due{};             ///< waiting: when it comes due
   WallTime started{};         ///< newest attempt
-  WallTime ended{};           ///< terminal
+  WallTime ended{};           ///< terminal; else, when not 0, the newest attempt's end was accepted then
   Checkpoint checkpoint;      ///< newest acknowledged
   std::string model_version;  ///< which version the newest attempt runs
   Errc error{Errc::internal}; ///< meaningful unless succeeded or error_text is empty

@@ -1,0 +1,151 @@
+// invariants.cpp - every invariant, in full: for tests, the simulator and `gpuq fsck`, not for the hot path.
+#include <algorithm>
+
+#include "broker/core/placement.h"
+
+namespace gq::core {
+
+void Core::check_invariants() const { state_->check_all(); }
+
+namespace {
+
+struct Sums {
+  std::uint64_t by[kJobClasses][kJobStates]{};
+  std::uint64_t queued_bytes{}, final_bytes{}, unfinished{};
+};
+
+}  // namespace
+
+void Core::State::check_all() const {
+  check(settling.empty() && uncommitted.size() <= totals.assigned, "a step left something unsettled");
+
+  // Jobs: one state each, counted once; granted jobs have exactly one hold; ready ones exactly one living entry.
+  Sums sums;
+  std::unordered_map<Index, Index> ready_of, refs_of;
+  for (Index slot = 0; slot < jobs.extent(); ++slot) {
+    const Job& job = jobs[slot];
+    if (job.seq == 0) continue;
+    check(jobs.find(job.id) == slot, "the job table has lost a job");
+    check(job.shape != kNone && shapes[job.shape].live, "a job without a shape");
+    refs_of[job.shape]++;
+    sums.by[static_cast<std::size_t>(needs_of(job).job_class)][static_cast<std::size_t>(job.state)]++;
+    check(is_granted(job.state) == (job.hold != kNone), "a grant without a hold, or a hold without a grant");
+    if (job.hold != kNone) check(holds[job.hold].job == slot, "a hold of another job");
+    if (job.state == JobState::ready) {
+      ready_of[job.shape]++;
+      check(job.queued, "a ready job stands in no line");
+    }
+    if (is_terminal(job.state)) {
+      sums.final_bytes += bytes_of(job);
+      check(job.watcher == kNone, "a final job is still watched");
+    } else {
+      sums.queued_bytes += job.body_bytes;
+      ++sums.unfinished;
+    }
+    if (job.state == JobState::blocked) check(extra(job) != nullptr && (extra(job)->parents_left > 0 || !amends.empty()), "blocked by nothing");
+    if (const Extra* x = extra(job); x != nullptr && !x->unique.empty() && !is_terminal(job.state)) {
+      const auto it = uniques.find(x->unique);
+      check(it != uniques.end() && it->second == slot, "a live job does not hold its unique key");
+    }
+  }
+  for (std::size_t c = 0; c < kJobClasses; ++c)
+    for (std::size_t s = 0; s < kJobStates; ++s) check(sums.by[c][s] == totals.by_class_and_state[c][s], "a count of jobs by state is wrong");
+  check(sums.queued_bytes == totals.queued_bytes, "queued bytes are wrong");
+  check(sums.final_bytes == totals.final_bytes, "final bytes are wrong");
+  check(sums.unfinished == unfinished, "the count of unfinished jobs is wrong");
+  for (const auto& [key, slot] : uniques)
+    check(extra(jobs[slot]) != nullptr && extra(jobs[slot])->unique == key && !is_terminal(jobs[slot].state), "a unique key is held by nobody");
+
+  // Shapes: ready counts, the set they stand in, and that a parked one really fits nowhere.
+  std::size_t standing[2]{};
+  for (Index i = 0; i < shapes.extent(); ++i) {
+    const Shape& shape = shapes[i];
+    if (!shape.live) continue;
+    check(shape.refs == refs_of[i], "a shape's references are wrong");
+    check(shape.ready == ready_of[i], "a shape's ready count is wrong");
+    check((shape.standing == Standing::empty) == (shape.ready == 0), "a shape with ready jobs does not stand in line");
+    std::unordered_map<Index, int> entries;
+    ShapeKey best;
+    for (const auto& line : shape.lines) {
+      if (!line) continue;
+      const auto count = [&](const Entry& e) {
+        const Job& job = jobs[e.job];
+        if (job.seq != e.seq || job.state != JobState::ready || job.shape != i) return;
+        check(++entries[e.job] == 1, "a ready job stands in line twice");
+        const ShapeKey key{static_cast<std::uint8_t>(shape.needs.job_class), order_of(job), job.seq, i};
+        if (best.shape == kNone || key < best) best = key;
+      };
+      for (const Entry& e : line->queue) count(e);
+      for (const Entry& e : line->returned) count(e);
+    }
+    check(entries.size() == shape.ready, "a ready job is in no line");
+    if (shape.ready == 0) continue;
+    check(shape.key == best, "a shape stands at the wrong place in the order");
+    check(shape.standing == Standing::parked, "a step ended with a shape not tried");
+    check(parked[on_device(shape)].contains(shape.key), "a parked shape is not in its set");
+    standing[on_device(shape)]++;
+    if (shape.needs.devices > 1) continue;
+    for (Index lane = 0; lane < lanes.extent(); ++lane)
+      if (lanes[lane].worker != kNone) check(first_refusal(i, lane) != kHardConstraints.size(), "a parked shape fits somewhere");
+  }
+  check(parked[0].size() == standing[0] && parked[1].size() == standing[1] && fresh[0].empty() && fresh[1].empty(), "a set of shapes is wrong");
+
+  // Workers, lanes, holds.
+  std::size_t holds_of_workers = 0;
+  for (Index w = 0; w < workers.extent(); ++w) {
+    const Worker& worker = workers[w];
+    for (Index at = 0; at < worker.holds.size(); ++at) {
+      const Hold& hold = holds[worker.holds[at]];
+      check(hold.worker == w && hold.at == at && jobs[hold.job].hold == worker.holds[at], "a worker's holds are wrong");
+      ++holds_of_workers;
+    }
+    for (const Index lane : worker.lanes) check(lanes[lane].worker == w, "a worker's lanes are wrong");
+    if (worker.connected) check(worker_at(worker.peer) == w, "a connected worker has no peer");
+    if (!worker.holds.empty()) {
+      const bool offers_pending = std::all_of(worker.holds.begin(), worker.holds.end(), [&](Index h) { return !holds[h].committed; });
+      check(worker.watched || offers_pending, "leases run and nobody watches them");
+    }
+  }
+  check(holds.live() == holds_of_workers, "a hold that no worker holds");
+  for (Index i = 0; i < lanes.extent(); ++i) {
+    const Lane& lane = lanes[i];
+    if (lane.worker == kNone) continue;
+    check(lane.used <= lane.limit, "a lane's credit is overdrawn");
+    const Worker& worker = workers[lane.worker];
+    const bool open = worker.usable() && lane.has_credit() && (lane.device == kNone || devices[lane.device].healthy);
+    if (lane.kind == LaneKind::start) {
+      check(open == (lane.listed_free >= 0), "a start lane is listed wrongly");
+      if (open) {
+        check(lane.listed_free == std::max<std::int64_t>(0, devices[lane.device].free()), "a device is listed under a wrong size");
+        check(groups[worker.group].starts.contains({lane.listed_free, i}), "a start lane is not listed");
+      }
+    } else {
+      check(open == (lane.ring_at != kNone), "a lane stands in its ring wrongly");
+    }
+  }
+
+  // Ledgers: the sum of their charges; each charge has a living cause.
+  std::unordered_map<Index, Index> loading;
+  for (Index i = 0; i < devices.extent(); ++i) {
+    const Device& d = devices[i];
+    Mib sum;
+    for (const Charge& c : d.charges) {
+      sum += c.size;
+      check(c.size.value >= 0, "a negative charge");
+      if (c.kind == Charge::Kind::job) check(c.hold != kNone && holds[c.hold].charged && holds[c.hold].worker == c.worker, "a charge of no job");
+      if (c.kind != Charge::Kind::model) continue;
+      if (c.lane == kNone) loading[c.version]++;
+      check(c.lane != kNone || c.lingers || (c.hold != kNone && holds[c.hold].charged), "a loaded model that nobody speaks for");
+    }
+    check(sum == d.charged, "a ledger is not the sum of its charges");
+    Index model_holds = 0;
+    for (Index h = 0; h < holds.extent(); ++h)
+      if (holds[h].job != kNone && holds[h].charged && holds[h].is_model)
+        model_holds += static_cast<Index>(std::count(holds[h].devices.begin(), holds[h].devices.end(), i));
+    check(model_holds == d.model_holds, "a device's count of model jobs is wrong");
+    if (d.awaits != kNone) check(shapes[d.awaits].live && shapes[d.awaits].awaited == i, "a device is kept free for nobody");
+  }
+  for (Index v = 0; v < versions.size(); ++v) check(loading[v] == versions[v].loading, "a model's loads are counted wrongly");
+}
+
+}  // namespace gq::core

@@ -1,0 +1,34 @@
+// placement.h - may this job start at this place? Named hard constraints, one line each.
+//
+// The scheduler asks them in order and stops at the first no; `reason` of a waiting job prints the same names' sentences, so it
+// cannot lie. Indexes (rings of lanes with credit, devices by free memory) only skip places that some constraint would refuse.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+#include "broker/core/state.h"
+
+namespace gq::core {
+
+struct Core::Place {
+  const State& state;
+  Index shape_index;
+  const Shape& shape;
+  Index lane_index;
+  const Lane& lane;
+  const Worker& worker;
+  const Device* device;  ///< null for slots
+  Index version;         ///< resolved model, kNone when the kind uses none or it is not registered
+};
+
+struct Core::HardConstraint {
+  std::string_view name;
+  std::string_view sentence;  ///< why a job waits when this one says no
+  bool (*holds)(const Place&);
+};
+
+/// How many waiting jobs one more copy of a model is worth when it is loaded or loading somewhere already.
+inline constexpr Index kJobsPerLoad = 8;
+
+}  // namespace gq::core

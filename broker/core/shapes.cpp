@@ -1,0 +1,160 @@
+// shapes.cpp - lines of waiting jobs, and which shapes are to be tried.
+#include <algorithm>
+
+#include "broker/core/state.h"
+
+namespace gq::core {
+
+namespace {
+constexpr auto kLater = [](const Entry& a, const Entry& b) { return a.seq > b.seq; };
+}  // namespace
+
+Index Core::State::shape_for(const Needs& needs, bool suspect) {
+  if (last_shape != kNone && shapes[last_shape].suspect == suspect && shapes[last_shape].needs == needs) return last_shape;
+  auto& known = shape_of[suspect ? 1 : 0];
+  const auto [it, is_new] = known.try_emplace(needs, kNone);
+  if (is_new) {
+    it->second = shapes.make();
+    Shape& shape = shapes[it->second];
+    shape.live = true;
+    shape.needs = needs;
+    shape.suspect = suspect;
+  }
+  last_shape = it->second;
+  return last_shape;
+}
+
+void Core::State::release_shape(Index index) {
+  Shape& shape = shapes[index];
+  if (--shape.refs != 0) return;
+  if (shape.backoffs != 0)
+    for (auto it = backoffs.begin(); it != backoffs.end();)
+      it = (it->first >> 32U) == index ? backoffs.erase(it) : std::next(it);
+  shape_of[shape.suspect ? 1 : 0].erase(shape.needs);
+  if (last_shape == index) last_shape = kNone;
+  shapes.drop(index);
+}
+
+std::int64_t Core::State::order_of(const Job& job) const {
+  if (!config.aging) return -static_cast<std::int64_t>(job.priority);
+  return job.submitted_ms - job.priority * std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.aging_step).count();
+}
+
+void Core::State::enqueue(Index slot) {
+  Job& job = jobs[slot];
+  const bool suspect = job.own_losses + 1 >= config.limits.own_losses_max && job.own_losses > 0;
+  if (suspect && !shapes[job.shape].suspect && !job.queued) {
+    const Index to = shape_for(shapes[job.shape].needs, true);
+    shapes[to].refs++;
+    release_shape(job.shape);
+    job.shape = to;
+  }
+  Shape& shape = shapes[job.shape];
+  ++shape.ready;
+  if (!job.queued) {
+    job.queued = true;
+    auto& line = shape.lines[job.priority];
+    if (!line) line = std::make_unique<Line>();
+    if (line->queue.empty() || line->queue.back().seq < job.seq) {
+      line->queue.push_back({job.seq, slot});
+    } else {
+      line->returned.push_back({job.seq, slot});
+      std::push_heap(line->returned.begin(), line->returned.end(), kLater);
+    }
+  }
+  if (shape.standing == Standing::empty) {
+    shape.standing = Standing::fresh;
+    (void)head(job.shape, &shape.key);
+    fresh[on_device(shape)].insert(shape.key);
+  } else {
+    const ShapeKey key{static_cast<std::uint8_t>(shape.needs.job_class), order_of(job), job.seq, job.shape};
+    if (key < shape.key) rekey(job.shape);
+    if (shape.standing == Standing::parked && shape.ready > shape.recheck_above) make_fresh(job.shape);
+  }
+}
+
+/// The job has left `ready`; its entry stays in line and is skipped when its turn comes.
+void Core::State::leave_line(Index slot) {
+  const Index index = jobs[slot].shape;
+  Shape& shape = shapes[index];
+  --shape.ready;
+  if (shape.ready == 0) {
+    stand(index, Standing::empty);
+    stop_awaiting(index);
+  } else if (shape.key.seq == jobs[slot].seq) {
+    rekey(index);
+  }
+}
+
+std::optional<Entry> Core::State::head(Index index, ShapeKey* key) {
+  Shape& shape = shapes[index];
+  std::optional<Entry> best;
+  ShapeKey best_key;
+  const auto stale = [&](const Entry& e) {
+    Job& job = jobs[e.job];
+    if (job.seq != e.seq) return true;
+    if (job.state == JobState::ready && job.shape == index) return false;
+    job.queued = false;
+    return true;
+  };
+  for (auto& line : shape.lines) {
+    if (!line) continue;
+    while (!line->queue.empty() && stale(line->queue.front())) line->queue.pop_front();
+    while (!line->returned.empty() && stale(line->returned.front())) {
+      std::pop_heap(line->returned.begin(), line->returned.end(), kLater);
+      line->returned.pop_back();
+    }
+    if (line->queue.empty() && line->returned.empty()) continue;
+    const bool from_queue = line->returned.empty() || (!line->queue.empty() && line->queue.front().seq < line->returned.front().seq);
+    const Entry& entry = from_queue ? line->queue.front() : line->returned.front();
+    const ShapeKey candidate{static_cast<std::uint8_t>(shape.needs.job_class), order_of(jobs[entry.job]), entry.seq, index};
+    if (!best || candidate < best_key) {
+      best = entry;
+      best_key = candidate;
+    }
+  }
+  if (key != nullptr && best) *key = best_key;
+  return best;
+}
+
+void Core::State::stand(Index index, Standing standing) {
+  Shape& shape = shapes[index];
+  if (shape.standing == Standing::fresh) fresh[on_device(shape)].erase(shape.key);
+  if (shape.standing == Standing::parked) parked[on_device(shape)].erase(shape.key);
+  shape.standing = standing;
+  if (standing == Standing::fresh) fresh[on_device(shape)].insert(shape.key);
+  if (standing == Standing::parked) parked[on_device(shape)].insert(shape.key);
+}
+
+void Core::State::rekey(Index index) {
+  Shape& shape = shapes[index];
+  if (shape.standing == Standing::empty) return;
+  auto& set = shape.standing == Standing::fresh ? fresh[on_device(shape)] : parked[on_device(shape)];
+  auto node = set.extract(shape.key);
+  check(head(index, &shape.key).has_value(), "a shape counts ready jobs but has none in line");
+  node.value() = shape.key;
+  set.insert(std::move(node));
+}
+
+void Core::State::make_fresh(Index index) {
+  if (shapes[index].standing != Standing::parked) return;
+  shapes[index].recheck_above = kNone;
+  stand(index, Standing::fresh);
+}
+
+void Core::State::wake_version(Index version) {
+  std::vector<Index> wake;
+  for (const ShapeKey& key : parked[1])
+    if (resolved(shapes[key.shape]) == version) wake.push_back(key.shape);
+  for (const Index shape : wake) make_fresh(shape);
+}
+
+void Core::State::wake_all_parked() {
+  for (auto& set : parked) {
+    std::vector<Index> wake;
+    for (const ShapeKey& key : set) wake.push_back(key.shape);
+    for (const Index shape : wake) make_fresh(shape);
+  }
+}
+
+}  // namespace gq::core
