@@ -1,0 +1,425 @@
+#include "worker/executors/modelhost.h"
+
+#include <malloc.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "worker/child/frame.h"
+#include "worker/executors/batcher.h"
+#include "worker/executors/json.h"
+#include "worker/executors/model.h"
+#include "worker/executors/process.h"
+#include "worker/executors/tensor_part.h"
+
+namespace gq::exec {
+namespace {
+
+using child::Frame;
+using child::Type;
+using Clock = std::chrono::steady_clock;
+
+double ms_between(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double, std::milli>(b - a).count(); }
+
+/// A closable queue for threads that take one thing at a time.
+template <class T>
+class Queue {
+ public:
+  void push(T item) {
+    {
+      const std::lock_guard lock(mutex_);
+      items_.push_back(std::move(item));
+    }
+    changed_.notify_one();
+  }
+  bool take(T& out) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return closed_ || !items_.empty(); });
+    if (items_.empty()) return false;
+    out = std::move(items_.front());
+    items_.pop_front();
+    return true;
+  }
+  void close() {
+    {
+      const std::lock_guard lock(mutex_);
+      closed_ = true;
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<T> items_;
+  bool closed_{};
+};
+
+/// One job between the frame that brought it and the frame that answers it.
+struct Work {
+  std::uint64_t id{};
+  std::shared_ptr<Model> model;
+  Frame frame;
+  DetectParams params;
+  Prepared image;
+  std::vector<NamedTensor> tensors;   ///< kind infer
+  bool infers{};
+  Clock::time_point ready{};
+  double decode_ms{};
+};
+using WorkPtr = std::shared_ptr<Work>;
+
+class ModelHost {
+ public:
+  explicit ModelHost(int fd) : channel_(fd) {}
+
+  int run() {
+    Frame hello;
+    std::string error;
+    if (channel_.receive(hello, error) != child::Channel::Got::frame || hello.type != Type::hello) return 1;
+    if (!greet(hello)) return 1;
+    start_threads();
+    const int code = read();
+    requests_.close();
+    loads_.close();
+    batcher_.close();
+    for (auto& t : threads_) t.join();
+    return code;
+  }
+
+ private:
+  bool greet(const Frame& hello) {
+    DeviceRequest request{.kind = std::string(hello.text("device_kind")), .vram_mib = hello.number("vram_mib"),
+                          .threads = static_cast<int>(hello.number("threads")), .plugin = {}};
+    if (request.kind.empty()) request.kind = "auto";
+    if (request.kind == "simulated") request.kind = "cpu";
+    std::vector<std::string> notes;
+    auto backend = Backend::open(request, notes);
+    for (const auto& n : notes) log(0, n);
+    if (!backend) {
+      log(0, backend.failure().code + ": " + backend.failure().what + "; " + backend.failure().next);
+      return false;
+    }
+    backend_ = std::move(*backend);
+    on_device_lost = [this](const std::string& why) {
+      log(0, "the device is unusable in this process: " + why);
+      ::_exit(kExitDevice);
+    };
+    Frame ready{.type = Type::ready, .id = 0, .fields = {}};
+    ready.add("protocol", std::int64_t{1}).add("pid", std::int64_t{::getpid()}).add("device_name", backend_->name());
+    ready.add("device_kind", to_string(backend_->kind())).add("context_mib", backend_->context_mib());
+    for (const char* kind : {"detect", "infer"}) ready.add("kind", std::string_view(kind));
+    return channel_.send(ready);
+  }
+
+  void start_threads() {
+    const bool gpu = backend_->kind() == DeviceKind::cuda;
+    const auto decoders = std::clamp(std::thread::hardware_concurrency() / 2, 1U, gpu ? 8U : 2U);
+    threads_.emplace_back([this] { load_loop(); });
+    for (unsigned i = 0; i < decoders; ++i) threads_.emplace_back([this] { decode_loop(); });
+    for (int i = 0; i < (gpu ? 2 : 1); ++i) threads_.emplace_back([this] { device_loop(); });
+  }
+
+  int read() {
+    std::string error;
+    for (Frame frame;;) {
+      switch (channel_.receive(frame, error)) {
+        case child::Channel::Got::closed: ::_exit(0);   // the supervisor is gone: nobody is left to answer
+        case child::Channel::Got::malformed: std::fprintf(stderr, "modelhost: bad frame: %s\n", error.c_str()); ::_exit(1);
+        case child::Channel::Got::nothing: continue;
+        case child::Channel::Got::frame: break;
+      }
+      switch (frame.type) {
+        case Type::load: begin_load(std::move(frame)); break;
+        case Type::unload: unload(std::string(frame.text("model"))); break;
+        case Type::run: begin_run(std::move(frame)); break;
+        case Type::cancel: cancel(frame.id); break;
+        case Type::ping: channel_.send({.type = Type::pong, .id = frame.id, .fields = {}}); break;
+        case Type::stop: drain(); return 0;
+        default: break;                                 // a newer supervisor's words
+      }
+      frame = {};
+    }
+  }
+
+  // ---- models
+
+  void begin_load(Frame frame) {
+    {
+      const std::lock_guard lock(models_mutex_);
+      loading_[std::string(frame.text("model"))];       // runs that come before `loaded` wait here
+    }
+    loads_.push(std::move(frame));
+  }
+
+  void load_loop() {
+    backend_->enter_thread();
+    for (Frame frame; loads_.take(frame);) {
+      const std::string name(frame.text("model"));
+      auto model = Model::load({.name = name, .path = std::string(frame.text("path")), .runtime = std::string(frame.text("runtime")),
+                                .metadata = std::string(frame.text("metadata")), .batch_max = static_cast<int>(frame.number("batch_max"))}, *backend_);
+      std::vector<WorkPtr> waiting;
+      {
+        const std::lock_guard lock(models_mutex_);
+        waiting = std::move(loading_[name]);
+        loading_.erase(name);
+        if (model) models_[name] = *model;
+      }
+      if (!model) {
+        fail(frame.id, model.failure());
+        for (const auto& w : waiting) finish_failed(*w, model.failure());
+        continue;
+      }
+      const ModelInfo& info = (*model)->info();
+      Json::Array names;
+      for (const auto& n : info.names) names.emplace_back(n);
+      Frame loaded{.type = Type::loaded, .id = frame.id, .fields = {}};
+      loaded.add("model", name).add("used_mib", info.used_mib).add("batch_max", std::int64_t{info.batch_max});
+      loaded.add("metadata", Json(Json::Object{{"runtime", info.runtime}, {"names", std::move(names)}, {"imgsz", Json::Array{Json(info.height), Json(info.width)}},
+                                               {"stride", info.multiple}, {"detects", info.detects}}).dump());
+      channel_.send(loaded);
+      for (auto& w : waiting) {
+        w->model = *model;
+        requests_.push(std::move(w));
+      }
+    }
+  }
+
+  void unload(const std::string& name) {
+    {
+      const std::lock_guard lock(models_mutex_);
+      models_.erase(name);                              // jobs that hold it still finish
+    }
+    backend_->empty_cache();
+    ::malloc_trim(0);
+  }
+
+  // ---- jobs
+
+  void begin_run(Frame frame) {
+    auto work = std::make_shared<Work>();
+    work->id = frame.id;
+    const std::string kind(frame.text("kind")), name(frame.text("model"));
+    work->infers = kind == "infer";
+    work->frame = std::move(frame);
+    {
+      const std::lock_guard lock(jobs_mutex_);
+      jobs_.insert(work->id);
+    }
+    if (kind != "detect" && kind != "infer") return finish_failed(*work, {"UNKNOWN_KIND", "a modelhost runs detect and infer, not '" + kind + "'", {}});
+    {
+      const std::lock_guard lock(models_mutex_);
+      if (const auto it = models_.find(name); it != models_.end()) {
+        work->model = it->second;
+      } else if (const auto waiting = loading_.find(name); waiting != loading_.end()) {
+        waiting->second.push_back(std::move(work));
+        return;
+      }
+    }
+    if (!work->model) return finish_failed(*work, {"NOT_HERE", "model " + name + " is not loaded here", {}});
+    requests_.push(std::move(work));
+  }
+
+  void cancel(std::uint64_t id) {
+    if (auto work = batcher_.withdraw(id)) return finish_failed(**work, {"CANCELLED", "cancelled while it waited", {}});
+    const std::lock_guard lock(jobs_mutex_);
+    if (jobs_.contains(id)) cancelled_.insert(id);      // seen before it is batched; a batch that runs already is let finish
+  }
+  bool is_cancelled(std::uint64_t id) {
+    const std::lock_guard lock(jobs_mutex_);
+    return cancelled_.contains(id);
+  }
+
+  void decode_loop() {
+    for (WorkPtr work; requests_.take(work);) {
+      const auto began = Clock::now();
+      if (is_cancelled(work->id)) {
+        finish_failed(*work, {"CANCELLED", "cancelled while it waited", {}});
+        continue;
+      }
+      try {
+        const auto ready = work->infers ? read_tensors(*work) : read_image(*work);
+        if (!ready) {
+          finish_failed(*work, ready.failure());
+          continue;
+        }
+      } catch (const std::exception& e) {               // bad_alloc on an absurd input: this job's trouble only
+        finish_failed(*work, {"OOM", std::string("reading the input failed: ") + e.what(), {}});
+        continue;
+      }
+      work->ready = Clock::now();
+      work->decode_ms = ms_between(began, work->ready);
+      std::string key = work->model->info().name;
+      key += work->infers ? "|infer" : "|" + std::to_string(work->image.plan.width) + "x" + std::to_string(work->image.plan.height);
+      const Frame& f = work->frame;
+      batcher_.push({.id = work->id, .key = std::move(key), .priority = static_cast<int>(f.number("priority", 5)),
+                     .deadline_ms = f.number("deadline_ms", INT64_MAX), .work = work});
+    }
+  }
+
+  /// The job's inputs: bytes that came inline, or the file that holds them.
+  static Expected<std::map<std::string, std::string>> read_parts(const Frame& frame) {
+    std::map<std::string, std::string> out = frame.with_prefix("part.");
+    for (const auto& [name, path] : frame.with_prefix("file.")) {
+      std::string bytes, why;
+      if (!image::read_file(path, bytes, why)) return bad_input("part '" + name + "' cannot be read: " + why);
+      out[name] = std::move(bytes);
+    }
+    return out;
+  }
+
+  static Expected<Done> read_image(Work& work) {
+    auto params = parse_detect_params(work.frame.with_prefix("param."));
+    if (!params) return params.failure();
+    work.params = *params;
+    auto parts = read_parts(work.frame);
+    if (!parts) return parts.failure();
+    if (parts->size() != 1)
+      return bad_input("detect takes one image, this job has " + std::to_string(parts->size()) + " parts", "submit one job per image: gpuq submit detect --model M IMAGE…");
+    const auto& [name, bytes] = *parts->begin();
+    image::Image picture;
+    std::string why;
+    if (!image::decode(bytes, picture, why)) return bad_image(name + ": " + why, "JPEG or PNG, whole, at most 64 Mpixel");
+    auto prepared = work.model->prepare(std::move(picture), work.params.imgsz);
+    if (!prepared) return prepared.failure();
+    work.image = std::move(*prepared);
+    return Done{};
+  }
+
+  static Expected<Done> read_tensors(Work& work) {
+    if (const auto params = work.frame.with_prefix("param."); !params.empty()) return bad_input("infer knows no parameter '" + params.begin()->first + "'");
+    auto parts = read_parts(work.frame);
+    if (!parts) return parts.failure();
+    if (parts->empty()) return bad_input("infer needs at least one tensor part", "media type " + std::string(kTensorMedia));
+    for (const auto& [name, bytes] : *parts) {
+      auto tensor = decode_tensor_part(name, bytes);
+      if (!tensor) return tensor.failure();
+      work.tensors.push_back(std::move(*tensor));
+    }
+    return Done{};
+  }
+
+  // ---- the device
+
+  void device_loop() {
+    backend_->enter_thread();
+    while (true) {
+      auto batch = batcher_.take([this](const std::string& key) { return cap_of(key); });
+      if (batch.empty()) return;
+      std::vector<WorkPtr> works;
+      for (auto& r : batch) {
+        if (is_cancelled(r.id)) {
+          finish_failed(*r.work, {"CANCELLED", "cancelled while it waited", {}});
+          continue;
+        }
+        channel_.send({.type = Type::started, .id = r.id, .fields = {}});
+        works.push_back(std::move(r.work));
+      }
+      if (works.empty()) continue;
+      if (works[0]->infers) {
+        for (const auto& w : works) infer(*w);
+      } else {
+        detect(works);
+      }
+    }
+  }
+
+  int cap_of(const std::string& key) {
+    if (key.ends_with("|infer")) return 1;              // tensors of any shape do not stack
+    const std::lock_guard lock(models_mutex_);
+    const auto it = models_.find(key.substr(0, key.rfind('|')));
+    return it == models_.end() ? 1 : it->second->cap();
+  }
+
+  void detect(const std::vector<WorkPtr>& works) {
+    std::vector<DetectItem> items;
+    for (const auto& w : works) items.push_back({&w->image, w->params});
+    const auto began = Clock::now();
+    const auto answers = works[0]->model->detect(items);
+    const double infer_ms = ms_between(began, Clock::now());
+    for (std::size_t i = 0; i < works.size(); ++i) {
+      const Work& w = *works[i];
+      if (!answers[i]) {
+        finish_failed(w, answers[i].failure());
+        continue;
+      }
+      const ModelInfo& info = w.model->info();
+      Frame done{.type = Type::done, .id = w.id, .fields = {}};
+      done.add_bytes("out.detections", detections_json(*answers[i], info.names, w.image.plan.source_width, w.image.plan.source_height, info.name,
+                                                       {.queue_ms = ms_between(w.ready, began), .decode_ms = w.decode_ms, .infer_ms = infer_ms}));
+      done.add("out_media.detections", std::string_view("application/json")).add("value.boxes", static_cast<std::int64_t>(answers[i]->size()));
+      done.add("value.model", info.name).add("value.batch", static_cast<std::int64_t>(works.size()));
+      finish(w.id, done);
+    }
+  }
+
+  void infer(const Work& w) {
+    const auto answer = w.model->infer(w.tensors);
+    if (!answer) return finish_failed(w, answer.failure());
+    Frame done{.type = Type::done, .id = w.id, .fields = {}};
+    for (const auto& t : *answer) done.add_bytes("out." + t.name, encode_tensor_part(t)).add("out_media." + t.name, kTensorMedia);
+    done.add("value.model", w.model->info().name);
+    finish(w.id, done);
+  }
+
+  // ---- answers
+
+  void log(std::uint64_t id, const std::string& text) {
+    Frame f{.type = Type::log, .id = id, .fields = {}};
+    f.add("text", text);
+    channel_.send(f);
+  }
+  void fail(std::uint64_t id, const Failure& failure) {
+    Frame f{.type = Type::failed, .id = id, .fields = {}};
+    f.add("code", failure.code).add("what", failure.what);
+    if (!failure.next.empty()) f.add("next", failure.next);
+    channel_.send(f);
+  }
+  void finish_failed(const Work& work, const Failure& failure) {
+    fail(work.id, failure);
+    forget(work.id);
+  }
+  void finish(std::uint64_t id, const Frame& done) {
+    if (!channel_.send(done)) fail(id, {"TOO_LARGE", "the answer does not fit a frame", {}});
+    forget(id);
+  }
+  void forget(std::uint64_t id) {
+    {
+      const std::lock_guard lock(jobs_mutex_);
+      jobs_.erase(id);
+      cancelled_.erase(id);
+    }
+    idle_.notify_all();
+  }
+  void drain() {
+    std::unique_lock lock(jobs_mutex_);
+    idle_.wait(lock, [&] { return jobs_.empty(); });
+  }
+
+  child::Channel channel_;
+  std::unique_ptr<Backend> backend_;
+  std::mutex models_mutex_;
+  std::map<std::string, std::shared_ptr<Model>> models_;
+  std::map<std::string, std::vector<WorkPtr>> loading_;
+  std::mutex jobs_mutex_;
+  std::condition_variable idle_;
+  std::set<std::uint64_t> jobs_, cancelled_;
+  Queue<Frame> loads_;
+  Queue<WorkPtr> requests_;
+  Batcher<WorkPtr> batcher_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+int run_modelhost(int fd) { return ModelHost(fd).run(); }
+
+}  // namespace gq::exec
