@@ -155,7 +155,15 @@ inline bool read_pair(Source& source, std::uint64_t& hi, std::uint64_t& lo) {
 template <class T, std::size_t I>
 bool read_field(Source& source, T& value) {
   constexpr const auto& f = std::get<I>(Shape<T>::fields);
-  return read(source, value.*f.member, f.max) || source.at(f.name);
+  if constexpr (f.binary) {
+    std::string_view raw;
+    if (source.in.take_nil()) return true;
+    if (!source.in.bytes(raw)) return source.at(f.name);
+    (value.*f.member).assign(raw);
+    return true;
+  } else {
+    return read(source, value.*f.member, f.max) || source.at(f.name);
+  }
 }
 
 template <Shaped T>
