@@ -118,7 +118,7 @@ std::optional<Mib> parse_mib(std::string_view text) {
   if (i == 0) return std::nullopt;
   const std::string_view unit = text.substr(i);
   if (unit == "MiB" || unit == "M" || unit == "m") return Mib{value};
-  if (unit == "GiB" || unit == "G" || unit == "g") return Mib{value * 1024};
+  if ((unit == "GiB" || unit == "G" || unit == "g") && value <= (INT64_C(1) << 30)) return Mib{value * 1024};
   return std::nullopt;
 }
 
@@ -150,6 +150,8 @@ std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
     else if (unit == "h") scale = 3'600'000;
     else if (unit == "d") scale = 86'400'000;
     else return std::nullopt;
+    constexpr std::int64_t kMost = INT64_C(100) * 365 * 86'400'000;  // a century: far from any overflow
+    if (value > kMost / scale || total > kMost - value * scale) return std::nullopt;
     total += value * scale;
     text.remove_prefix(j);
   }

@@ -1,5 +1,12 @@
 # Tests of common/: vocabulary, wire, config, net.
 set(gpuq_tests ${CMAKE_CURRENT_LIST_DIR}/..)
+if(TARGET gpuq_vocabulary)
+  gpuq_test(vocabulary_words LAYER unit SOURCES ${gpuq_tests}/unit/vocabulary_words.cpp LINK gpuq_vocabulary)
+endif()
+if(TARGET gpuq_config)
+  gpuq_test(config_settings LAYER unit SOURCES ${gpuq_tests}/unit/config_settings.cpp LINK gpuq_config)
+  gpuq_test(config_log LAYER unit SOURCES ${gpuq_tests}/unit/config_log.cpp LINK gpuq_config)
+endif()
 if(TARGET gpuq_wire)
   find_package(Boost 1.74 REQUIRED)  # msgpack-cxx's target names it
   find_package(msgpack CONFIG REQUIRED)

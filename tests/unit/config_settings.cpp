@@ -1,0 +1,92 @@
+// config_settings.cpp - who wins, where a value came from, and what a mistake is told.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "common/config/config.h"
+
+namespace gq {
+namespace {
+
+const std::vector<Setting> kSettings{{"broker.client_port", SettingType::number, "7700", "the port of clients"},
+                                     {"broker.data", SettingType::text, "", "a folder"},
+                                     {"broker.lease", SettingType::duration, "10s", "how long"},
+                                     {"broker.sync", SettingType::boolean, "true", ""},
+                                     {"broker.share", SettingType::real, "0.5", ""},
+                                     {"redis.budget", SettingType::memory, "1GiB", ""},
+                                     {"worker.labels", SettingType::list, "", "key=value"},
+                                     {"class.*.window", SettingType::text, "", "when"}};
+
+Config::Environment environment(std::map<std::string, std::string> values) {
+  return [values = std::move(values)](const char* name) -> const char* {
+    const auto at = values.find(name);
+    return at == values.end() ? nullptr : at->second.c_str();
+  };
+}
+Result<Config> parse(std::string_view toml, std::map<std::string, std::string> env = {}) {
+  return Config::parse(kSettings, toml, "gpuq.toml", environment(std::move(env)));
+}
+std::string mistake(std::string_view toml) {
+  const auto config = parse(toml);
+  return config ? "accepted" : std::string(to_string(config.error().code)) + " " + config.error().what + " | " + config.error().next;
+}
+
+TEST(Settings, that_nobody_gave_have_their_defaults) {
+  const Config config = *parse("");
+  EXPECT_EQ(config.number("broker.client_port"), 7700);
+  EXPECT_EQ(config.duration("broker.lease"), std::chrono::seconds(10));
+  EXPECT_EQ(config.memory("redis.budget"), Mib{1024});
+  EXPECT_TRUE(config.boolean("broker.sync"));
+  EXPECT_EQ(config.real("broker.share"), 0.5);
+  EXPECT_TRUE(config.list("worker.labels").empty());
+  EXPECT_FALSE(config.given("broker.client_port"));
+}
+
+TEST(Settings, a_flag_beats_the_environment_beats_the_file_beats_the_default) {
+  const char* file = "[broker]\nclient_port = 1\nlease = \"1s\"\n[worker]\nlabels = [\"a=1\", \"b=2\"]\n";
+  Config config = *parse(file, {{"GPUQ_BROKER_CLIENT_PORT", "2"}, {"GPUQ_REDIS_BUDGET", "8GiB"}});
+  EXPECT_EQ(config.number("broker.client_port"), 2);
+  ASSERT_TRUE(config.set_flag("broker.client_port", "3", "--client-port").has_value());
+  EXPECT_EQ(config.number("broker.client_port"), 3);
+  EXPECT_EQ(config.list("worker.labels"), (std::vector<std::string>{"a=1", "b=2"}));
+  EXPECT_EQ(config.effective(),
+            (std::vector<EffectiveSetting>{{"broker.client_port", "3", Origin::flag, "--client-port"},
+                                           {"broker.data", "", Origin::fallback, ""},
+                                           {"broker.lease", "1s", Origin::file, "gpuq.toml:3:1"},
+                                           {"broker.share", "0.5", Origin::fallback, ""},
+                                           {"broker.sync", "true", Origin::fallback, ""},
+                                           {"redis.budget", "8GiB", Origin::environment, "GPUQ_REDIS_BUDGET"},
+                                           {"worker.labels", "a=1,b=2", Origin::file, "gpuq.toml:5:1"}}));
+}
+
+TEST(Settings, a_star_stands_for_any_name) {
+  const Config config = *parse("[class.training]\nwindow = \"22:00-07:00\"\n[class.inference]\nwindow = \"\"\n");
+  EXPECT_EQ(config.names("class.*"), (std::vector<std::string>{"inference", "training"}));
+  EXPECT_EQ(config.text("class.training.window"), "22:00-07:00");
+  EXPECT_EQ(config.text("class.synthesis.window"), "");
+}
+
+TEST(Mistakes, an_unknown_key_is_named_with_its_place_and_the_key_that_was_meant) {
+  EXPECT_EQ(mistake("[broker]\n  cleint_port = 1\n"), "USAGE gpuq.toml:2:3: unknown key broker.cleint_port | did you mean broker.client_port?");
+  EXPECT_EQ(mistake("[nonsense]\nx = 1\n"), "USAGE gpuq.toml:2:1: unknown key nonsense.x | see the keys with: gpuq config show");
+}
+
+TEST(Mistakes, a_value_of_the_wrong_kind_says_which_kind_was_expected) {
+  EXPECT_EQ(mistake("[broker]\nclient_port = \"1\"\n"), "USAGE gpuq.toml:2:1: broker.client_port is not a whole number | the port of clients");
+  EXPECT_EQ(mistake("broker.lease = \"soon\"\n"),
+            "USAGE gpuq.toml:1:8: broker.lease = 'soon' is not a duration such as \"250ms\", \"30s\" or \"1h30min\" | how long");
+  EXPECT_EQ(mistake("worker.labels = \"a\"\n"), "USAGE gpuq.toml:1:8: worker.labels is not a list of texts | key=value");
+  const auto config = parse("", {{"GPUQ_BROKER_SYNC", "perhaps"}});
+  ASSERT_FALSE(config.has_value());
+  EXPECT_EQ(config.error().what, "GPUQ_BROKER_SYNC: broker.sync = 'perhaps' is not true or false");
+}
+
+TEST(Mistakes, a_file_that_is_no_toml_or_is_absent_is_told) {
+  EXPECT_EQ(mistake("[broker\n").substr(0, 17), "USAGE gpuq.toml:1");
+  const auto absent = Config::load(kSettings, "/nonexistent/gpuq.toml");
+  ASSERT_FALSE(absent.has_value());
+  EXPECT_EQ(absent.error().code, Errc::usage);
+}
+
+}  // namespace
+}  // namespace gq
