@@ -121,6 +121,7 @@ class Session {
   void job_checkpoint(const Grant& grant, const BlobDigest& blob, std::uint64_t step);
   void job_released(const Grant& grant);
   void result_stored(const Grant& grant);                       ///< after UploadAgain
+  void result_missing(const Grant& grant);                      ///< after UploadAgain: no copy left; the job runs again
 
   // ---- capacity
   void open_lane(wire::Lane lane, std::uint32_t capacity);

@@ -7,6 +7,7 @@ namespace gq::session {
 namespace {
 
 constexpr Duration kProgressInterval = 250ms;
+constexpr std::uint8_t kStartLane = 1;   // core::LaneKind::start
 
 /// What is reported of a job that stopped because it was told to.
 void word_the_stop(StopCause cause, wire::EndedItem& end) {
@@ -131,6 +132,8 @@ void Session::job_started(Instant now, const Grant& grant) {
   const auto held = held_.find(grant);
   if (held == held_.end() || held->second.started || held->second.ended) return;
   held->second.started = true;
+  // A start lane counts starts under way, not what runs: how much fits is the ledger's business.
+  if (const auto lane = lanes_.find(held->second.lane); lane != lanes_.end() && lane->second.declared.kind == kStartLane) free_lane(held->second);
   if (held->second.timeout > Duration::zero()) timeouts_.emplace(now + held->second.timeout, grant);
   started_queue_.push_back(grant);
 }
@@ -213,6 +216,19 @@ void Session::result_stored(const Grant& grant) {
   if (it == held_.end() || !it->second.waiting_upload) return;
   it->second.waiting_upload = false;
   queue_end(grant);
+}
+
+void Session::result_missing(const Grant& grant) {
+  const auto it = held_.find(grant);
+  if (it == held_.end() || !it->second.waiting_upload) return;
+  wire::EndedItem& end = it->second.end;
+  end.outcome = static_cast<std::uint8_t>(Outcome::lost);
+  end.code = to_string(Errc::worker_lost);
+  end.what = "the broker lost a stored result and this worker has no copy left";
+  end.blobs.clear();
+  end.payload_bytes = 0;
+  it->second.body.clear();
+  result_stored(grant);
 }
 
 // ---- capacity

@@ -1,0 +1,64 @@
+// attempt.h - the folder of one attempt, its inputs, and what becomes of its outputs.
+//
+//   SCRATCH/attempts/JOB-ATTEMPT/  (0700)   in/ inputs · out/ artefacts · checkpoint/ · work/ default working directory · log
+// Removed when the attempt has been reported. Nothing of one attempt is ever seen by another.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/wire/job_body.h"
+#include "worker/runtime/blobs.h"
+#include "worker/runtime/executor.h"
+
+namespace gq::worker {
+
+class AttemptFolder {
+ public:
+  static Result<std::unique_ptr<AttemptFolder>> make(const std::string& scratch, const Grant& grant, asio::thread_pool& disk);
+  ~AttemptFolder();   ///< removes it, on the disk thread
+  AttemptFolder(const AttemptFolder&) = delete;
+  AttemptFolder& operator=(const AttemptFolder&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string in() const { return path_ + "/in"; }
+  [[nodiscard]] std::string out() const { return path_ + "/out"; }
+  [[nodiscard]] std::string checkpoint() const { return path_ + "/checkpoint"; }
+  [[nodiscard]] std::string work() const { return path_ + "/work"; }
+
+ private:
+  AttemptFolder(std::string path, asio::thread_pool& disk) : path_(std::move(path)), disk_(disk) {}
+  std::string path_;
+  asio::thread_pool& disk_;
+};
+
+/// What a job needs from the blob store before it can start.
+struct Gathered {
+  wire::JobBody body;
+  std::map<std::string, Pinned> files;   ///< by part name
+  Pinned resume;                         ///< null = from the beginning
+};
+void gather(const Job& job, Blobs& blobs, std::function<void(Result<std::shared_ptr<Gathered>>)> done);
+
+/// A relative path that stays below its root: no empty, "." or ".." component, no NUL.
+bool is_safe_path(std::string_view path);
+
+/// A result in the making: small parts stay inline while they fit together, the rest becomes blobs.
+struct Output {
+  std::map<std::string, std::string> values;
+  struct Item { std::string name, media, bytes, file; };   ///< file non-empty: content lies there
+  std::vector<Item> items;
+};
+struct Packed {
+  std::string body;
+  std::vector<BlobDigest> blobs;
+};
+void pack(Output output, Blobs& blobs, std::function<void(Result<Packed>)> done);
+/// Every regular file below `folder`, as items named by their relative path (links are not followed), at most 10,000.
+Result<std::vector<Output::Item>> artefacts(const std::string& folder);
+std::string media_of(std::string_view file_name);
+
+}  // namespace gq::worker

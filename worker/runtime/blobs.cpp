@@ -1,0 +1,403 @@
+#include "worker/runtime/blobs.h"
+
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+namespace gq::worker {
+namespace {
+
+constexpr std::size_t kWindow = 4;               // chunks under way per transfer
+constexpr int kSilentTicks = 10;                 // then the request is made again
+namespace fs = std::filesystem;
+
+Error disk_error(const std::string& what) {
+  return {errno == ENOSPC ? Errc::storage_full : Errc::internal, what + ": " + std::strerror(errno), "look at the worker's --scratch folder"};
+}
+
+}  // namespace
+
+Sha256::Sha256() : state_(EVP_MD_CTX_new()) { EVP_DigestInit_ex(static_cast<EVP_MD_CTX*>(state_), EVP_sha256(), nullptr); }
+Sha256::~Sha256() { EVP_MD_CTX_free(static_cast<EVP_MD_CTX*>(state_)); }
+Sha256::Sha256(Sha256&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
+Sha256& Sha256::operator=(Sha256&& other) noexcept {
+  std::swap(state_, other.state_);
+  return *this;
+}
+void Sha256::add(std::string_view bytes) { EVP_DigestUpdate(static_cast<EVP_MD_CTX*>(state_), bytes.data(), bytes.size()); }
+BlobDigest Sha256::finish() {
+  BlobDigest digest;
+  EVP_DigestFinal_ex(static_cast<EVP_MD_CTX*>(state_), digest.bytes.data(), nullptr);
+  return digest;
+}
+
+Result<BlobDigest> sha256_of_file(const std::string& path, std::uint64_t& bytes) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return tl::unexpected(disk_error(path));
+  Sha256 hash;
+  std::string buffer(1U << 20U, '\0');
+  bytes = 0;
+  for (;;) {
+    const ssize_t n = ::read(fd, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) {
+      Error error = disk_error(path);
+      ::close(fd);
+      return tl::unexpected(std::move(error));
+    }
+    if (n == 0) break;
+    hash.add(std::string_view(buffer.data(), static_cast<std::size_t>(n)));
+    bytes += static_cast<std::uint64_t>(n);
+  }
+  ::close(fd);
+  return hash.finish();
+}
+
+struct Blobs::Get {
+  BlobDigest digest;
+  std::string temporary;
+  int fd{-1};
+  Sha256 hash;
+  std::uint64_t received{};        ///< in order; chunks arrive in the order they were asked for
+  std::uint64_t asked{};
+  std::optional<std::uint64_t> total;
+  std::vector<std::uint64_t> ids;
+  std::vector<Fetched> waiting;
+  int silent{};
+  ~Get() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+struct Blobs::Put {
+  Pinned file;
+  int fd{-1};
+  bool asked_where{};
+  bool answered_where{};
+  std::uint64_t sent{};
+  std::vector<std::uint64_t> ids;
+  std::vector<Stored> waiting;
+  int silent{};
+  ~Put() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+Blobs::Blobs(asio::io_context& io, asio::thread_pool& disk, SendFn send, std::string folder, std::uint64_t cache_bytes)
+    : io_(io), disk_(disk), send_(std::move(send)), folder_(std::move(folder)), cache_bytes_(cache_bytes), alive_(std::make_shared<bool>(true)) {
+  std::error_code ignored;
+  fs::create_directories(folder_, ignored);
+  scan();
+}
+Blobs::~Blobs() = default;
+
+std::string Blobs::path_of(const BlobDigest& digest) const { return folder_ + "/" + to_string(digest); }
+
+void Blobs::scan() {
+  std::vector<std::pair<fs::file_time_type, BlobDigest>> found;
+  std::error_code ec;
+  for (const auto& entry : fs::directory_iterator(folder_, ec)) {
+    const auto digest = parse_blob_digest(entry.path().filename().string());
+    if (!digest) {
+      fs::remove(entry.path(), ec);   // a transfer that an earlier worker did not finish
+      continue;
+    }
+    found.emplace_back(entry.last_write_time(ec), *digest);
+  }
+  std::sort(found.begin(), found.end());
+  for (const auto& [time, digest] : found) remember(digest, fs::file_size(path_of(digest), ec));
+  evict();
+}
+
+Pinned Blobs::remember(const BlobDigest& digest, std::uint64_t bytes) {
+  Entry& entry = cache_[digest];
+  if (!entry.file) {
+    entry.file = std::make_shared<CachedFile>(CachedFile{path_of(digest), digest, bytes});
+    held_bytes_ += bytes;
+  }
+  entry.used = ++uses_;
+  return entry.file;
+}
+
+void Blobs::evict() {
+  while (held_bytes_ > cache_bytes_) {
+    auto oldest = cache_.end();
+    for (auto it = cache_.begin(); it != cache_.end(); ++it)
+      if (it->second.file.use_count() == 1 && (oldest == cache_.end() || it->second.used < oldest->second.used)) oldest = it;
+    if (oldest == cache_.end()) return;   // all in use: over for a while
+    held_bytes_ -= oldest->second.file->bytes;
+    ::unlink(oldest->second.file->path.c_str());
+    cache_.erase(oldest);
+  }
+}
+
+// ---- fetching
+
+void Blobs::fetch(const BlobDigest& digest, Fetched done) {
+  if (const auto it = cache_.find(digest); it != cache_.end()) {
+    it->second.used = ++uses_;
+    asio::post(io_, [done = std::move(done), file = Pinned(it->second.file)] { done(file); });
+    return;
+  }
+  std::shared_ptr<Get>& get = gets_[digest];
+  if (!get) {
+    get = std::make_shared<Get>();
+    get->digest = digest;
+    get->temporary = folder_ + "/tmp-" + std::to_string(next_temporary_++);
+    get->fd = ::open(get->temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (get->fd < 0) {
+      Error error = disk_error(get->temporary);
+      gets_.erase(digest);
+      asio::post(io_, [done = std::move(done), error = std::move(error)] { done(tl::unexpected(error)); });
+      return;
+    }
+  }
+  get->waiting.push_back(std::move(done));
+  pump(get);
+}
+
+void Blobs::pump(const std::shared_ptr<Get>& get) {
+  while (up_ && get->ids.size() < (get->total ? kWindow : 1) && (!get->total || get->asked < *get->total)) {
+    const std::uint64_t id = next_id_++;
+    if (!send_(wire::BlobGet{get->digest, get->asked, static_cast<std::uint32_t>(chunk_bytes_)}, id, {})) return;
+    get->asked += chunk_bytes_;
+    get->ids.push_back(id);
+    get_ids_[id] = get;
+  }
+}
+
+void Blobs::got(const std::shared_ptr<Get>& get, const wire::BlobGetReply& reply, std::string_view body) {
+  get->silent = 0;
+  get->total = reply.total;
+  if (reply.offset != get->received || (body.empty() && reply.total > get->received)) {   // an answer from before a restart
+    for (const std::uint64_t id : get->ids) get_ids_.erase(id);
+    get->ids.clear();
+    get->asked = get->received;
+    return pump(get);
+  }
+  for (std::string_view rest = body; !rest.empty();) {
+    const ssize_t n = ::write(get->fd, rest.data(), rest.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return finish(get, tl::unexpected(disk_error("fetching blob " + to_string(get->digest).substr(0, 12))));
+    rest.remove_prefix(static_cast<std::size_t>(n));
+  }
+  get->hash.add(body);
+  get->received += body.size();
+  if (body.size() != chunk_bytes_ && get->received < *get->total && get->ids.empty()) get->asked = get->received;
+  if (get->received < *get->total) return pump(get);
+  if (get->hash.finish() != get->digest)
+    return finish(get, fail(Errc::unknown_blob, "blob " + to_string(get->digest).substr(0, 12) + " arrived with other content than its name says", "the broker's blob store is damaged: `gpuq fsck`"));
+  ::fchmod(get->fd, 0400);
+  if (::rename(get->temporary.c_str(), path_of(get->digest).c_str()) != 0) return finish(get, tl::unexpected(disk_error("keeping a fetched blob")));
+  finish(get, remember(get->digest, get->received));
+}
+
+void Blobs::finish(const std::shared_ptr<Get>& get, Result<Pinned> result) {
+  if (!result) ::unlink(get->temporary.c_str());
+  for (const std::uint64_t id : get->ids) get_ids_.erase(id);
+  const std::vector<Fetched> waiting = std::move(get->waiting);
+  gets_.erase(get->digest);
+  for (const Fetched& done : waiting) done(result);
+  evict();
+}
+
+// ---- storing
+
+void Blobs::store_file(const std::string& path, Stored done) {
+  const std::string temporary = folder_ + "/tmp-" + std::to_string(next_temporary_++);
+  asio::post(disk_, [this, alive = std::weak_ptr<bool>(alive_), path, temporary, done = std::move(done)]() mutable {
+    std::error_code ec;
+    Result<BlobDigest> digest = fail(Errc::internal, "not a file: " + path);
+    std::uint64_t bytes = 0;
+    // A copy, not a link: the writer may still hold the file open, and content under a digest must never change.
+    if (fs::is_regular_file(fs::symlink_status(path, ec)) && fs::copy_file(path, temporary, fs::copy_options::overwrite_existing, ec) && !ec) {
+      fs::permissions(temporary, fs::perms::owner_read, ec);
+      digest = sha256_of_file(temporary, bytes);
+    } else if (ec) {
+      digest = fail(ec == std::errc::no_space_on_device ? Errc::storage_full : Errc::internal, path + ": " + ec.message(), "look at the worker's --scratch folder");
+    }
+    asio::post(io_, [this, alive, temporary, digest = std::move(digest), bytes, done = std::move(done)]() mutable {
+      if (alive.expired()) return;
+      if (!digest) {
+        ::unlink(temporary.c_str());
+        return done(tl::unexpected(digest.error()));
+      }
+      if (::rename(temporary.c_str(), path_of(*digest).c_str()) != 0) return done(tl::unexpected(disk_error(temporary)));
+      begin_put(remember(*digest, bytes), std::move(done));
+    });
+  });
+}
+
+void Blobs::store_bytes(std::string bytes, Stored done) {
+  Sha256 hash;
+  hash.add(bytes);
+  const BlobDigest digest = hash.finish();
+  const std::string temporary = folder_ + "/tmp-" + std::to_string(next_temporary_++);
+  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0400);
+  bool written = fd >= 0;
+  for (std::string_view rest = bytes; written && !rest.empty();) {
+    const ssize_t n = ::write(fd, rest.data(), rest.size());
+    if (n < 0 && errno == EINTR) continue;
+    written = n > 0;
+    if (written) rest.remove_prefix(static_cast<std::size_t>(n));
+  }
+  if (!written || ::rename(temporary.c_str(), path_of(digest).c_str()) != 0) {
+    Error error = disk_error(temporary);
+    if (fd >= 0) ::close(fd);
+    ::unlink(temporary.c_str());
+    asio::post(io_, [done = std::move(done), error = std::move(error)] { done(tl::unexpected(error)); });
+    return;
+  }
+  ::close(fd);
+  begin_put(remember(digest, bytes.size()), std::move(done));
+}
+
+bool Blobs::store_again(const BlobDigest& digest, Stored done) {
+  const auto it = cache_.find(digest);
+  if (it == cache_.end()) return false;
+  begin_put(it->second.file, std::move(done));
+  return true;
+}
+
+void Blobs::begin_put(Pinned file, Stored done) {
+  std::shared_ptr<Put>& put = puts_[file->digest];
+  if (!put) {
+    put = std::make_shared<Put>();
+    put->file = file;
+    put->fd = ::open(file->path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (put->fd < 0) {
+      Error error = disk_error(file->path);
+      puts_.erase(file->digest);
+      return done(tl::unexpected(std::move(error)));
+    }
+  }
+  put->waiting.push_back(std::move(done));
+  pump(put);
+}
+
+void Blobs::pump(const std::shared_ptr<Put>& put) {
+  if (!up_) return;
+  const auto send = [&](std::uint64_t offset, std::string_view chunk) {
+    const std::uint64_t id = next_id_++;
+    if (!send_(wire::BlobPut{put->file->digest, put->file->bytes, offset}, id, chunk)) return false;
+    put->ids.push_back(id);
+    put_ids_[id] = put;
+    return true;
+  };
+  if (!put->asked_where) {
+    put->asked_where = send(0, {});
+    return;
+  }
+  std::string chunk;
+  while (put->answered_where && put->ids.size() < kWindow && put->sent < put->file->bytes) {
+    chunk.resize(static_cast<std::size_t>(std::min(chunk_bytes_, put->file->bytes - put->sent)));
+    const ssize_t n = ::pread(put->fd, chunk.data(), chunk.size(), static_cast<off_t>(put->sent));
+    if (n != static_cast<ssize_t>(chunk.size())) return finish(put, tl::unexpected(disk_error(put->file->path)));
+    if (!send(put->sent, chunk)) return;
+    put->sent += chunk.size();
+  }
+}
+
+void Blobs::stored(const std::shared_ptr<Put>& put, const wire::BlobPutReply& reply) {
+  put->silent = 0;
+  if (reply.complete) return finish(put, put->file);
+  // Resume, or a rewind; plain progress never reaches behind what was sent.
+  if (!put->answered_where || (put->ids.empty() && reply.next != put->sent)) put->sent = std::min(reply.next, put->file->bytes);
+  put->answered_where = true;
+  pump(put);
+}
+
+void Blobs::finish(const std::shared_ptr<Put>& put, Result<Pinned> result) {
+  for (const std::uint64_t id : put->ids) put_ids_.erase(id);
+  const std::vector<Stored> waiting = std::move(put->waiting);
+  puts_.erase(put->file->digest);
+  for (const Stored& done : waiting) done(result);
+  evict();
+}
+
+// ---- the link
+
+void Blobs::received(std::uint64_t id, const wire::Message& message, std::string_view body) {
+  if (const auto found = get_ids_.find(id); found != get_ids_.end()) {
+    const std::shared_ptr<Get> get = found->second;
+    get_ids_.erase(found);
+    std::erase(get->ids, id);
+    if (const auto* reply = std::get_if<wire::BlobGetReply>(&message)) return got(get, *reply, body);
+    if (const auto* failure = std::get_if<wire::Failure>(&message)) {
+      Error error{Errc::internal, failure->what, failure->next};
+      parse_errc(failure->code, error.code);
+      if (error.code == Errc::unavailable) return;   // tick() asks again
+      return finish(get, tl::unexpected(std::move(error)));
+    }
+    return;
+  }
+  if (const auto found = put_ids_.find(id); found != put_ids_.end()) {
+    const std::shared_ptr<Put> put = found->second;
+    put_ids_.erase(found);
+    std::erase(put->ids, id);
+    if (const auto* reply = std::get_if<wire::BlobPutReply>(&message)) return stored(put, *reply);
+    if (const auto* failure = std::get_if<wire::Failure>(&message)) {
+      Error error{Errc::internal, failure->what, failure->next};
+      parse_errc(failure->code, error.code);
+      if (error.code == Errc::unavailable || error.code == Errc::storage_full) return;   // results are kept until there is room
+      return finish(put, tl::unexpected(std::move(error)));
+    }
+  }
+}
+
+void Blobs::link_up(std::uint64_t chunk_bytes) {
+  if (chunk_bytes > 0) chunk_bytes_ = std::min<std::uint64_t>(chunk_bytes, 1U << 20U);
+  up_ = true;
+  const auto gets = gets_;   // pump may finish one
+  for (const auto& [digest, get] : gets) pump(get);
+  const auto puts = puts_;
+  for (const auto& [digest, put] : puts) pump(put);
+}
+
+void Blobs::link_down() {
+  up_ = false;
+  get_ids_.clear();
+  put_ids_.clear();
+  for (auto& [digest, get] : gets_) {
+    get->ids.clear();
+    get->asked = get->received;
+    get->silent = 0;
+  }
+  for (auto& [digest, put] : puts_) {
+    put->ids.clear();
+    put->asked_where = put->answered_where = false;
+    put->silent = 0;
+  }
+}
+
+void Blobs::tick() {
+  if (!up_) return;
+  const auto gets = gets_;
+  for (const auto& [digest, get] : gets) {
+    if (!get->ids.empty() && ++get->silent < kSilentTicks) continue;
+    for (const std::uint64_t id : get->ids) get_ids_.erase(id);
+    get->ids.clear();
+    get->asked = get->received;
+    get->silent = 0;
+    pump(get);
+  }
+  const auto puts = puts_;
+  for (const auto& [digest, put] : puts) {
+    if (!put->ids.empty() && ++put->silent < kSilentTicks) continue;
+    for (const std::uint64_t id : put->ids) put_ids_.erase(id);
+    put->ids.clear();
+    put->asked_where = put->answered_where = false;
+    put->silent = 0;
+    pump(put);
+  }
+}
+
+}  // namespace gq::worker

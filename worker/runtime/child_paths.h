@@ -1,0 +1,33 @@
+// child_paths.h - where the programs for children are, and what their managers share.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "common/net/asio.h"
+#include "common/vocabulary/units.h"
+
+namespace gq::worker {
+
+class Processes;
+class Devices;
+class Blobs;
+class Reports;
+
+struct ChildContext {
+  asio::io_context& io;
+  Processes& processes;
+  Devices& devices;
+  Blobs& blobs;
+  asio::thread_pool& disk;
+  Reports& reports;
+  std::string scratch;
+  Duration term_grace{};
+};
+
+/// $GPUQ_LIBEXEC/NAME, else NAME beside the running program; empty when there is none.
+std::string child_program(const std::string& name);
+/// CUDA_VISIBLE_DEVICES for these devices: UUIDs of cards, nothing for CPU and simulated ones.
+std::string visible_devices(const Devices& devices, const std::vector<std::string>& uuids);
+
+}  // namespace gq::worker

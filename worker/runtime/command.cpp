@@ -1,0 +1,403 @@
+#include "worker/runtime/command.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "common/log.h"
+#include "worker/runtime/archive.h"
+#include "worker/runtime/attempt.h"
+#include "worker/runtime/devices.h"
+#include "worker/runtime/job_log.h"
+#include "worker/runtime/process.h"
+
+namespace gq::worker {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr int kYieldedExit = 75;           // EX_TEMPFAIL
+constexpr int kProgressFd = 3;
+constexpr Duration kLogInterval = 200ms;
+constexpr Duration kPipeLinger = 500ms;    // something outside the group may still hold the pipe: not waited for longer
+constexpr std::size_t kProgressLineMax = 16U << 10U;
+
+Duration grace_of(session::StopCause cause, Duration normal) {
+  switch (cause) {
+    case session::StopCause::cancel:
+    case session::StopCause::timeout: return normal;
+    case session::StopCause::shutdown: return 1s;
+    default: return 2s;                    // it may run elsewhere already
+  }
+}
+
+bool has_content(const std::string& folder) {
+  std::error_code ec;
+  return fs::directory_iterator(folder, ec) != fs::directory_iterator();
+}
+
+/// Inputs as files, the checkpoint unpacked. On the disk thread.
+Result<void> lay_out(const Gathered& gathered, const AttemptFolder& folder) {
+  std::error_code ec;
+  for (const wire::Part& part : gathered.body.parts) {
+    if (!is_safe_path(part.name)) return fail(Errc::bad_input, "'" + part.name.substr(0, 80) + "' is no name for an input file", "use a relative path without '..'");
+    const fs::path target = fs::path(folder.in()) / part.name;
+    fs::create_directories(target.parent_path(), ec);
+    if (const auto file = gathered.files.find(part.name); file != gathered.files.end()) {
+      // A copy: the job owns its folder and may write there; cached content must stay what its name says.
+      fs::copy_file(file->second->path, target, fs::copy_options::overwrite_existing, ec);
+      if (!ec) fs::permissions(target, fs::perms::owner_read | fs::perms::owner_write, ec);
+    } else {
+      const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+      const bool written = fd >= 0 && ::write(fd, part.bytes.data(), part.bytes.size()) == static_cast<ssize_t>(part.bytes.size());
+      if (!written) ec = std::error_code(errno, std::generic_category());
+      if (fd >= 0) ::close(fd);
+    }
+    if (ec) return fail(ec == std::errc::no_space_on_device ? Errc::storage_full : Errc::bad_input, "input " + part.name + ": " + ec.message());
+  }
+  if (gathered.resume) return unpack_folder(gathered.resume->path, folder.checkpoint());
+  return {};
+}
+
+}  // namespace
+
+struct Command::Shared {
+  explicit Shared(ChildContext c) : context(std::move(c)) {}
+  ChildContext context;
+  std::map<Grant, std::shared_ptr<Run>> runs;
+};
+
+struct Command::Run : std::enable_shared_from_this<Run> {
+  Run(Shared& s, Job j)
+      : shared(s), c(s.context), job(std::move(j)), output(c.io), progress(c.io), kill_timer(c.io), log_timer(c.io), linger_timer(c.io) {}
+
+  Shared& shared;
+  ChildContext& c;
+  Job job;
+  std::shared_ptr<Gathered> gathered;
+  std::unique_ptr<AttemptFolder> folder;
+  std::unique_ptr<JobLog> log;
+  asio::posix::stream_descriptor output, progress;
+  asio::steady_timer kill_timer, log_timer, linger_timer;
+  std::array<char, 16U << 10U> output_buffer{};
+  std::array<char, 4U << 10U> progress_buffer{};
+  std::string progress_line;
+  pid_t pid{-1};
+  bool stopped{};             ///< told to stop; whatever it ends in counts as that unless it succeeded
+  bool preempted{};
+  bool exited{};
+  bool over{};
+  bool log_armed{};
+  bool saving{};
+  int status{};
+  std::uint64_t step{};
+
+  [[nodiscard]] const Grant& grant() const { return job.item.grant; }
+
+  // ---- before it runs
+
+  void begin() {
+    c.reports.started(grant());   // fetching inputs is part of the attempt: it holds its devices already
+    gather(job, c.blobs, [self = shared_from_this()](Result<std::shared_ptr<Gathered>> got) {
+      if (self->over) return;
+      if (!got) return self->end(failed(self->grant(), got.error(), got.error().code != Errc::internal));
+      self->gathered = std::move(*got);
+      self->make_folder();
+    });
+  }
+
+  void make_folder() {
+    if (gathered->body.argv.empty())
+      return end(failed(grant(), {Errc::bad_input, "nothing to run: argv is empty", "gpuq submit command -- PROGRAM ARGUMENTS"}));
+    auto made = AttemptFolder::make(c.scratch, grant(), c.disk);
+    if (!made) return end(failed(grant(), made.error(), false));
+    folder = std::move(*made);
+    log = std::make_unique<JobLog>(folder->path() + "/log");
+    asio::post(c.disk, [self = shared_from_this()] {
+      Result<void> laid = lay_out(*self->gathered, *self->folder);
+      asio::post(self->c.io, [self, laid = std::move(laid)] {
+        if (self->over) return;
+        if (!laid) return self->end(failed(self->grant(), laid.error(), laid.error().code != Errc::storage_full));
+        self->launch();
+      });
+    });
+  }
+
+  [[nodiscard]] std::map<std::string, std::string> own_environment() const {
+    std::map<std::string, std::string> env{
+        {"GPUQ_JOB_ID", to_string(grant().job)},
+        {"GPUQ_ATTEMPT", std::to_string(grant().attempt)},
+        {"GPUQ_CHECKPOINT_DIR", folder->checkpoint()},
+        {"GPUQ_OUTPUT_DIR", folder->out()},
+        {"GPUQ_INPUT_DIR", folder->in()},
+        {"GPUQ_PROGRESS_FD", std::to_string(kProgressFd)},
+        {"GPUQ_VRAM_MIB", std::to_string(job.item.granted_mib)},
+        {"CUDA_DEVICE_ORDER", "PCI_BUS_ID"},
+        {"CUDA_VISIBLE_DEVICES", visible_devices(c.devices, job.item.devices)},
+    };
+    if (gathered->resume) env["GPUQ_RESUME_FROM"] = folder->checkpoint();
+    return env;
+  }
+
+  void launch() {
+    std::array<int, 2> out_pipe{-1, -1};
+    std::array<int, 2> progress_pipe{-1, -1};
+    if (::pipe2(out_pipe.data(), O_CLOEXEC) != 0 || ::pipe2(progress_pipe.data(), O_CLOEXEC) != 0) {
+      const std::string why = std::strerror(errno);
+      for (const int fd : {out_pipe[0], out_pipe[1]})
+        if (fd >= 0) ::close(fd);
+      return end(failed(grant(), {Errc::internal, "pipe: " + why, ""}, false));
+    }
+    SpawnSpec spec;
+    spec.argv = gathered->body.argv;
+    std::map<std::string, std::string> submitted = gathered->body.env;
+    std::erase_if(submitted, [](const auto& entry) { return entry.first.rfind("GPUQ_", 0) == 0; });
+    spec.env = command_environment(submitted, own_environment());
+    spec.cwd = gathered->body.cwd.empty() ? folder->work() : gathered->body.cwd;
+    spec.descriptors = {{out_pipe[1], 1}, {out_pipe[1], 2}, {progress_pipe[1], kProgressFd}};
+    Result<pid_t> started = c.processes.start(spec, [self = shared_from_this()](int end_status) { self->on_exit(end_status); });
+    ::close(out_pipe[1]);
+    ::close(progress_pipe[1]);
+    output.assign(out_pipe[0]);
+    progress.assign(progress_pipe[0]);
+    if (!started) return end(failed(grant(), started.error()));
+    pid = *started;
+    for (const std::string& device : job.item.devices) c.devices.add_group(device, pid);
+    read_output();
+    read_progress();
+  }
+
+  // ---- while it runs
+
+  void read_output() {
+    output.async_read_some(asio::buffer(output_buffer), [self = shared_from_this()](const ErrorCode& ec, std::size_t n) {
+      if (ec) {
+        self->output.close();
+        return self->maybe_finish();
+      }
+      self->log->add(std::string_view(self->output_buffer.data(), n));
+      self->arm_log();
+      self->read_output();
+    });
+  }
+
+  void arm_log() {
+    if (log_armed) return;
+    log_armed = true;
+    log_timer.expires_after(kLogInterval);
+    log_timer.async_wait([self = shared_from_this()](const ErrorCode& ec) {
+      self->log_armed = false;
+      if (ec || self->over) return;
+      self->send_log();
+      if (self->log->pending()) self->arm_log();
+    });
+  }
+
+  void send_log() {
+    std::uint64_t offset = 0;
+    std::string bytes = log->take(offset);
+    if (!bytes.empty()) c.reports.log(grant(), offset, std::move(bytes));
+  }
+
+  void read_progress() {
+    progress.async_read_some(asio::buffer(progress_buffer), [self = shared_from_this()](const ErrorCode& ec, std::size_t n) {
+      if (ec) {
+        self->progress.close();
+        return self->maybe_finish();
+      }
+      self->progress_line.append(self->progress_buffer.data(), n);
+      std::size_t begin = 0;
+      for (std::size_t end = 0; (end = self->progress_line.find('\n', begin)) != std::string::npos; begin = end + 1)
+        self->on_progress(std::string_view(self->progress_line).substr(begin, end - begin));
+      self->progress_line.erase(0, begin);
+      if (self->progress_line.size() > kProgressLineMax) self->progress_line.clear();
+      self->read_progress();
+    });
+  }
+
+  void on_progress(std::string_view text) {
+    const auto line = parse_progress(text);
+    if (!line || over) return;
+    wire::Progress report;
+    report.grant = grant();
+    if (line->step) step = static_cast<std::uint64_t>(*line->step);
+    report.step = step;
+    if (line->total) report.total = static_cast<std::uint64_t>(*line->total);
+    report.metrics = line->metrics;
+    c.reports.progress(std::move(report));
+    if (line->checkpoint && !saving) save_checkpoint([](bool) {});
+  }
+
+  /// Packs the checkpoint folder, stores it, and tells the broker. One at a time.
+  void save_checkpoint(std::function<void(bool)> done) {
+    saving = true;
+    const std::string archive = folder->path() + "/checkpoint.tar";
+    asio::post(c.disk, [self = shared_from_this(), archive, at = step, done = std::move(done)]() mutable {
+      Result<void> packed = pack_folder(self->folder->checkpoint(), archive);
+      asio::post(self->c.io, [self, archive, at, packed = std::move(packed), done = std::move(done)]() mutable {
+        if (!packed) {
+          gq::log::warn("checkpoint_not_saved", {{"job", to_string(self->grant().job)}, {"reason", packed.error().what}});
+          self->saving = false;
+          return done(false);
+        }
+        self->c.blobs.store_file(archive, [self, at, done = std::move(done)](Result<Pinned> stored) {
+          self->saving = false;
+          if (stored) self->c.reports.checkpoint(self->grant(), (*stored)->digest, at);
+          else gq::log::warn("checkpoint_not_saved", {{"job", to_string(self->grant().job)}, {"reason", stored.error().what}});
+          done(stored.has_value());
+        });
+      });
+    });
+  }
+
+  void terminate(Duration grace) {
+    if (pid < 0 || exited) return;
+    Processes::signal_group(pid, SIGTERM);
+    Processes::signal_group(pid, SIGCONT);   // a stopped group could not hear it
+    kill_timer.expires_after(grace);
+    kill_timer.async_wait([self = shared_from_this()](const ErrorCode& ec) {
+      if (!ec && !self->exited) Processes::signal_group(self->pid, SIGKILL);
+    });
+  }
+
+  void stop(session::StopCause cause) {
+    if (over) return;
+    stopped = true;
+    if (pid >= 0) return terminate(grace_of(cause, c.term_grace));
+    session::Ending ending;
+    ending.grant = grant();
+    ending.outcome = Outcome::cancelled;
+    end(std::move(ending));
+  }
+
+  void preempt(Duration deadline) {
+    if (over || stopped || preempted) return;
+    preempted = true;
+    if (pid >= 0) return terminate(deadline > Duration::zero() ? deadline : c.term_grace);
+    session::Ending ending;
+    ending.grant = grant();
+    ending.outcome = Outcome::yielded;
+    end(std::move(ending));
+  }
+
+  // ---- after it
+
+  void on_exit(int end_status) {
+    exited = true;
+    status = end_status;
+    kill_timer.cancel();
+    for (const std::string& device : job.item.devices) c.devices.remove_group(device, pid);
+    if (preempted) c.reports.released(grant());
+    linger_timer.expires_after(kPipeLinger);
+    linger_timer.async_wait([self = shared_from_this()](const ErrorCode& ec) {
+      if (ec) return;
+      ErrorCode ignored;
+      self->output.close(ignored);
+      self->progress.close(ignored);
+      self->maybe_finish();
+    });
+    maybe_finish();
+  }
+
+  void maybe_finish() {
+    if (!exited || over || output.is_open() || progress.is_open()) return;
+    linger_timer.cancel();
+    over = true;
+    while (log->pending()) send_log();
+    const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (!clean && !stopped && has_content(folder->checkpoint()))
+      return save_checkpoint([self = shared_from_this()](bool) { self->report(); });
+    report();
+  }
+
+  [[nodiscard]] Outcome outcome() const {
+    const bool by_exit = WIFEXITED(status);
+    const int code = by_exit ? WEXITSTATUS(status) : 0;
+    if (by_exit && code == 0) return Outcome::succeeded;
+    if (stopped) return Outcome::cancelled;
+    const int signal = by_exit ? code - 128 : WTERMSIG(status);   // shells and interpreters say 128 + signal
+    if (preempted && ((by_exit && code == kYieldedExit) || signal == SIGTERM || signal == SIGKILL)) return Outcome::yielded;
+    return Outcome::failed;
+  }
+
+  void report() {
+    session::Ending ending;
+    ending.grant = grant();
+    ending.outcome = outcome();
+    if (ending.outcome == Outcome::yielded || ending.outcome == Outcome::cancelled) return end(std::move(ending));
+    Output result;
+    if (WIFEXITED(status)) result.values["exit_code"] = std::to_string(WEXITSTATUS(status));
+    if (WIFSIGNALED(status)) result.values["signal"] = std::to_string(WTERMSIG(status));
+    auto files = artefacts(folder->out());
+    if (!files) {
+      mark_unkept(ending, files.error());
+    } else {
+      result.items = std::move(*files);
+      if (ending.outcome == Outcome::failed) {
+        const std::string lines = log->last_lines();
+        ending.what = gathered->body.argv[0].substr(0, 60) + " ended with " + describe_status(status) + (lines.empty() ? "" : ": " + lines);
+        if (WIFEXITED(status) && WEXITSTATUS(status) == kYieldedExit) ending.what = "exit code 75 (yielded) without a request to leave" + (lines.empty() ? "" : ": " + lines);
+      }
+    }
+    for (Output::Item& item : log->as_items()) result.items.push_back(std::move(item));
+    pack(std::move(result), c.blobs, [self = shared_from_this(), ending = std::move(ending)](Result<Packed> packed) mutable {
+      if (packed) {
+        ending.body = std::move(packed->body);
+        ending.blobs = std::move(packed->blobs);
+      } else {
+        mark_unkept(ending, packed.error());
+      }
+      self->end(std::move(ending));
+    });
+  }
+
+  static void mark_unkept(session::Ending& ending, const Error& error) {
+    if (ending.outcome == Outcome::succeeded) {
+      ending.outcome = Outcome::failed;
+      ending.code = error.code;
+      ending.what = "it ran, but its results cannot be kept: " + error.what;
+    }
+  }
+
+  void end(session::Ending ending) {
+    over = true;
+    const auto self = shared_from_this();
+    shared.runs.erase(grant());
+    c.reports.ended(std::move(ending));
+  }
+};
+
+Command::Command(ChildContext context) : shared_(std::make_shared<Shared>(std::move(context))) {}
+Command::~Command() = default;
+
+void Command::start(Job job) {
+  auto run = std::make_shared<Run>(*shared_, std::move(job));
+  shared_->runs[run->grant()] = run;
+  run->begin();
+}
+void Command::stop(const Grant& grant, session::StopCause cause) {
+  if (const auto it = shared_->runs.find(grant); it != shared_->runs.end()) {
+    const auto run = it->second;
+    run->stop(cause);
+  }
+}
+void Command::preempt(const Grant& grant, const std::string&, Duration deadline) {
+  if (const auto it = shared_->runs.find(grant); it != shared_->runs.end()) {
+    const auto run = it->second;
+    run->preempt(deadline);
+  }
+}
+void Command::kill_all() {
+  for (const auto& [grant, run] : shared_->runs) {
+    run->over = true;
+    if (run->pid >= 0) Processes::signal_group(run->pid, SIGKILL);
+  }
+}
+
+}  // namespace gq::worker

@@ -1,0 +1,50 @@
+// command.h - kind `command`: an argument vector in its own process group. Never a shell.
+//
+// The job sees: PATH, VIRTUAL_ENV, CONDA_PREFIX, LANG (the worker's, unless submitted), what was submitted, and
+//   GPUQ_JOB_ID GPUQ_ATTEMPT GPUQ_CHECKPOINT_DIR GPUQ_OUTPUT_DIR GPUQ_INPUT_DIR GPUQ_VRAM_MIB GPUQ_RESUME_FROM (when there is a
+//   checkpoint: the folder it left, also the content of GPUQ_CHECKPOINT_DIR) GPUQ_PROGRESS_FD CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER
+// and nothing else. GPUQ_PROGRESS_FD takes lines: {"step":1,"total":10,"loss":0.5} or step=1 total=10 loss=0.5; numbers only. The
+// key "checkpoint" with a value other than 0 stores GPUQ_CHECKPOINT_DIR as it is then, as the place to resume from.
+//
+// Exit 0 = succeeded; 75 after a request to leave = yielded, as is an end by the SIGTERM or SIGKILL of that request; all else failed.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "worker/runtime/child_paths.h"
+#include "worker/runtime/executor.h"
+
+namespace gq::worker {
+
+class Command final : public Executor {
+ public:
+  explicit Command(ChildContext context);
+  ~Command() override;
+  void start(Job job) override;
+  void stop(const Grant& grant, session::StopCause cause) override;
+  void preempt(const Grant& grant, const std::string& reason, Duration deadline) override;
+  void kill_all() override;
+
+ private:
+  struct Run;
+  struct Shared;
+  std::shared_ptr<Shared> shared_;
+};
+
+/// One line of GPUQ_PROGRESS_FD; nullopt when it is neither form.
+struct ProgressLine {
+  std::optional<double> step, total;
+  bool checkpoint{};
+  std::map<std::string, double> metrics;
+};
+std::optional<ProgressLine> parse_progress(std::string_view line);
+
+/// The environment described above, sorted as given; `submitted` never overrides what gpuq sets.
+std::vector<std::string> command_environment(const std::map<std::string, std::string>& submitted, const std::map<std::string, std::string>& own);
+
+}  // namespace gq::worker

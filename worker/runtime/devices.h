@@ -1,0 +1,58 @@
+// devices.h - which devices this worker offers, and what is measured of them once a second on a thread of its own.
+//
+//   --devices auto       every NVIDIA card (NVML), else Apple's MPS where built for it, else this host's CPU
+//   --devices cpu        the CPU alone: "CPU-<worker>", its total is --cpu-memory, its use the resident memory of our children
+//   --devices UUID,…     exactly these cards; an unknown one is NO_DEVICE with the list of what is there
+//   --simulate-gpus A,B  pretend cards "GPU-sim-<worker>-<i>" for tests; their children run on the CPU
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "common/net/asio.h"
+#include "common/vocabulary/errors.h"
+#include "common/vocabulary/units.h"
+#include "common/wire/messages.h"
+
+namespace gq::worker {
+
+enum class DeviceKind : std::uint8_t { cpu, cuda, mps, simulated };   // as core::DeviceKind, the wire's numbers
+std::string_view to_string(DeviceKind kind);
+
+struct DeviceChoice {
+  std::string devices = "auto";
+  std::string simulate;         ///< "24GiB,8GiB"
+  Mib cpu_memory{};             ///< 0 = half of this host's memory
+};
+
+class Devices {
+ public:
+  using Changed = std::function<void(std::vector<wire::Device>)>;
+  /// Looks once, in the calling thread.
+  static Result<std::unique_ptr<Devices>> find(const DeviceChoice& choice, const std::string& worker);
+  ~Devices();
+  /// Starts the monitor; `changed` runs on `io` about every second.
+  void watch(asio::io_context& io, Changed changed);
+  [[nodiscard]] const std::vector<wire::Device>& list() const;
+  [[nodiscard]] const wire::Device* by_uuid(const std::string& uuid) const;
+  /// Which process groups of ours live on a device: what they use is told apart from foreign use.
+  void add_group(const std::string& uuid, pid_t group);
+  void remove_group(const std::string& uuid, pid_t group);
+
+ private:
+  Devices();
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+/// Resident MiB of all processes whose group is in `groups`.
+std::map<pid_t, std::int64_t> resident_mib_by_group(const std::set<pid_t>& groups);
+Mib host_memory();
+
+}  // namespace gq::worker

@@ -1,0 +1,31 @@
+// modelhost.h - kinds that run in a warm model: one gpuq-modelhost per device, started with the first job that needs it.
+//
+// A job whose model is not loaded yet comes through the device's start lane: its file is fetched, the model loaded, and a warm lane
+// opened with credit 2 x batch_max, so that one batch computes while the next one gathers. When the child dies, its lanes close; jobs
+// whose computation had begun are reported crashed, the others lost (they run again at no cost).
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "worker/runtime/child_paths.h"
+#include "worker/runtime/executor.h"
+
+namespace gq::worker {
+
+class ModelHosts final : public Executor {
+ public:
+  ModelHosts(ChildContext context, std::string program);
+  ~ModelHosts() override;
+  void start(Job job) override;
+  void stop(const Grant& grant, session::StopCause cause) override;
+  void preempt(const Grant& grant, const std::string& reason, Duration deadline) override;
+  void kill_all() override;
+
+ private:
+  struct Host;
+  struct Shared;
+  std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace gq::worker
