@@ -57,6 +57,7 @@ void Core::step(const Moment& now, std::uint64_t entropy, Event event, Effects& 
   s.settle();
   s.retain();
   s.schedule();
+  s.stepped = true;
   s.out = nullptr;
 }
 

@@ -97,6 +97,7 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   job.attempt++;
   job.nonce = next_nonce();
   job.hold = h;
+  hold.nonce = job.nonce;
   job.worker = worker.name;
   job.granted_mib = pick.granted.value;
   job.started_ms = now.wall.ms;

@@ -98,6 +98,7 @@ struct Hold {
   Index job{kNone};
   Index worker{kNone};
   Index at{};                      ///< index in Worker::holds
+  Nonce nonce{};                   ///< as granted; the job's own may be cleared before this ends
   std::uint64_t number{};          ///< of its ASSIGN on this connection; 0 = from an earlier one
   std::uint64_t batch{};
   bool committed{};

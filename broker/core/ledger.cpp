@@ -105,7 +105,7 @@ void Core::State::detach_hold(Index index, bool stays_loaded) {
       if (hold.leaves_ghost && !hold.memory_released) {
         c.kind = Charge::Kind::ghost;
         c.hold = kNone;
-        c.grant = {job.id, job.attempt, job.nonce};
+        c.grant = {job.id, job.attempt, hold.nonce};
         workers[c.worker].ghosts++;
         continue;
       }

@@ -92,7 +92,7 @@ struct Core::State {
   std::uint64_t entropy{};
   Effects* out{};
   bool started{};                  ///< a step or a load has been
-  bool inside{};                   ///< a step is under way
+  bool stepped{};                  ///< a step has been: everything loaded has been tried
 
   // ---- clocks
   Duration lease_shift{};          ///< steady - lease clock: pauses and own stalls so far

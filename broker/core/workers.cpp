@@ -187,6 +187,7 @@ Index Core::State::hold_again(Index worker, Index slot) {
   hold.worker = worker;
   hold.at = static_cast<Index>(workers[worker].holds.size());
   workers[worker].holds.push_back(h);
+  hold.nonce = job.nonce;
   hold.committed = true;
   hold.since = lease_now();
   hold.granted = {job.granted_mib};
