@@ -103,6 +103,7 @@ class Managed final : public ManagedRedis {
         pid_ = 0;
       }
     }
+    drop_probe();
     if (lock_ >= 0) ::close(lock_);
     lock_ = -1;
   }
@@ -209,21 +210,34 @@ class Managed final : public ManagedRedis {
     return true;
   }
 
-  [[nodiscard]] bool accepts() const {
-    const ReachablePath path((folder_ / "redis.sock").string());
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    if (path.path().size() >= sizeof address.sun_path) return false;
-    std::memcpy(address.sun_path, path.path().c_str(), path.path().size());
-    const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    const bool yes = fd >= 0 && ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
-    if (fd >= 0) ::close(fd);
-    return yes;
+  /// It has answered a PING, be it with -LOADING: it listens before it looks at its files, and ends when it cannot read them.
+  bool answers() {
+    if (probe_ < 0) {
+      const ReachablePath path((folder_ / "redis.sock").string());
+      sockaddr_un address{};
+      address.sun_family = AF_UNIX;
+      if (path.path().size() >= sizeof address.sun_path) return false;
+      std::memcpy(address.sun_path, path.path().c_str(), path.path().size());
+      probe_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+      if (::connect(probe_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+          ::send(probe_, "PING\r\n", 6, MSG_NOSIGNAL) != 6)
+        drop_probe();
+      return false;
+    }
+    char reply[64];
+    const auto n = ::recv(probe_, reply, sizeof reply, MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN) return false;
+    drop_probe();
+    return n > 0;
+  }
+  void drop_probe() {
+    if (probe_ >= 0) ::close(probe_);
+    probe_ = -1;
   }
 
   void wait_ready() {
     if (reaped()) return ended(end_error());
-    if (accepts()) {
+    if (answers()) {
       RedisAddress address;
       address.socket_path = (folder_ / "redis.sock").string();
       if (done_) answer(address);
@@ -251,6 +265,7 @@ class Managed final : public ManagedRedis {
   }
 
   void ended(const Error& why) {
+    drop_probe();
     if (done_) return answer(tl::unexpected<Error>(why));   // at the first start a person is waiting for the reason
     if (handlers_.died) handlers_.died(why);
     backoff_ = std::clamp(backoff_ * 2, options_.restart_backoff_min, options_.restart_backoff_max);
@@ -267,6 +282,7 @@ class Managed final : public ManagedRedis {
   Clock::time_point started_, launched_;
   milliseconds backoff_{};
   int lock_{-1};
+  int probe_{-1};
   int status_{};
   pid_t pid_{};
 };
