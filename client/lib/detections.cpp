@@ -1,7 +1,7 @@
 // detections.cpp - the "detections" part of a detect result: JSON, made by the worker.
 //
-//   {"detections": [{"box": [x1, y1, x2, y2], "score": 0.9, "label": 3, "name": "spur"}, …], …}   unknown keys ignored;
-// a bare array and the keys x1..y2 are read as well.
+//   {"boxes": [{"x1", "y1", "x2", "y2", "score": 0.9, "label": 3, "name": "spur"}, …], "width", "height", "model", …}
+// unknown keys are ignored; a bare array of boxes is read as well.
 #include <nlohmann/json.hpp>
 
 #include "client/include/gpuq/client.h"
@@ -22,11 +22,11 @@ std::vector<Detection> parse_detections(const JobResult& result) {
   if (json.is_discarded()) broken("not JSON");
   const auto* list = &json;
   if (json.is_object()) {
-    const auto it = json.find("detections");
-    if (it == json.end()) broken("no 'detections'");
+    const auto it = json.find("boxes");
+    if (it == json.end()) broken("no 'boxes'");
     list = &*it;
   }
-  if (!list->is_array()) broken("'detections' is no list");
+  if (!list->is_array()) broken("'boxes' is no list");
   std::vector<Detection> out;
   out.reserve(list->size());
   for (const auto& one : *list) {
@@ -41,12 +41,7 @@ std::vector<Detection> parse_detections(const JobResult& result) {
       return number(*it);
     };
     Detection d{};
-    if (const auto box = one.find("box"); box != one.end()) {
-      if (!box->is_array() || box->size() != 4) broken("a box is not four numbers");
-      d.x1 = number((*box)[0]), d.y1 = number((*box)[1]), d.x2 = number((*box)[2]), d.y2 = number((*box)[3]);
-    } else {
-      d.x1 = named("x1"), d.y1 = named("y1"), d.x2 = named("x2"), d.y2 = named("y2");
-    }
+    d.x1 = named("x1"), d.y1 = named("y1"), d.x2 = named("x2"), d.y2 = named("y2");
     d.score = named("score");
     if (const auto label = one.find("label"); label != one.end() && label->is_number_integer()) d.label = label->get<int>();
     if (const auto name = one.find("name"); name != one.end() && name->is_string()) d.name = name->get<std::string>();

@@ -208,6 +208,7 @@ void Engine::received(net::Packet&& packet) {
   const auto it = asked_.find(id);
   if (auto* failure = std::get_if<wire::Failure>(&message)) {
     const Error error = from_failure(*failure);
+    if (id == hello_id_ && error.code == Errc::unavailable) return perform(link_.disconnected(now));   // it still reads its image: back-off
     const bool about_us = id == hello_id_ || error.code == Errc::key_refused;
     if (about_us) return perform(link_.refused(now, error));
     if (it == asked_.end()) return;

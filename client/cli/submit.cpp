@@ -1,0 +1,335 @@
+// submit.cpp - gpuq submit [options] KIND [files…]   and   gpuq submit [options] -- ARGV…
+#include "client/cli/submit.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <unistd.h>
+
+#include "client/cli/cli.h"
+#include "client/cli/pack.h"
+#include "client/cli/results.h"
+#include "client/cli/selectors.h"
+#include "client/cli/text.h"
+#include "client/lib/convert.h"
+#include "common/vocabulary/ids.h"
+#include "common/vocabulary/job.h"
+#include "common/vocabulary/limits.h"
+
+namespace gq::cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kPartBytesMax = std::size_t{2} << 30U;   // held in memory while it is hashed and sent
+
+Result<std::string> read_file(const std::string& path) {
+  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  std::error_code error;
+  const auto status = fs::status(path, error);
+  if (!fs::exists(status)) return fail(Errc::not_found, "there is no file " + path, "check the path");
+  if (!fs::is_regular_file(status) && !fs::is_fifo(status) && !fs::is_character_file(status))
+    return fail(Errc::bad_input, path + " is not a file", "name a file");
+  if (fs::is_regular_file(status) && fs::file_size(path, error) > kPartBytesMax) return fail(Errc::too_large, path + " is larger than 2 GiB", "give the worker a path it can read, or split the file");
+  errno = 0;
+  std::ifstream in(path, std::ios::binary);
+  std::string bytes(std::istreambuf_iterator<char>(in), {});
+  if (!in.is_open() || in.bad()) return fail(Errc::bad_input, "cannot read " + path + ": " + std::strerror(errno), "check its permissions");
+  return bytes;
+}
+
+/// A file as it is, a folder as an uncompressed tar of what lies in it.
+Result<gpuq::Part> read_part(const std::string& name, const std::string& path) {
+  gpuq::Part part;
+  part.name = name;
+  std::error_code error;
+  if (path != "-" && fs::is_directory(path, error)) {
+    auto packed = pack_folder(path, kPartBytesMax);
+    if (!packed) return tl::unexpected(packed.error());
+    part.media = "application/x-tar";
+    part.bytes = std::move(*packed);
+    return part;
+  }
+  auto bytes = read_file(path);
+  if (!bytes) return tl::unexpected(bytes.error());
+  part.media = media_of(path, *bytes);
+  part.bytes = std::move(*bytes);
+  return part;
+}
+
+std::string base_name(const std::string& path) {
+  if (path == "-") return "stdin";
+  std::string name = fs::path(path).lexically_normal().filename().string();
+  return name.empty() ? fs::path(path).lexically_normal().parent_path().filename().string() : name;
+}
+
+Result<gpuq::JobSpec> common_spec(const SubmitArguments& a, const Surroundings& around) {
+  gpuq::JobSpec spec;
+  spec.kind = a.kind;
+  spec.job_class = a.job_class;
+  spec.priority = a.priority;
+  spec.model = a.model;
+  spec.devices = a.devices;
+  spec.retries = a.retries;
+  spec.on_preempt = a.on_preempt;
+  spec.unique = a.unique;
+  spec.label = a.label;
+  spec.id = a.id;
+  spec.after = a.after;
+  spec.exclusive = a.exclusive;
+  if (!a.vram.empty()) {
+    auto range = parse_vram(a.vram);
+    if (!range) return tl::unexpected(range.error());
+    spec.vram_min_mib = range->min_mib;
+    spec.vram_max_mib = range->max_mib;
+  }
+  for (const std::string& text : a.where) {
+    if (auto pair = parse_pair(text, "--where"); !pair) return tl::unexpected(pair.error());
+    spec.where.push_back(text);
+  }
+  for (const std::string& text : a.set) {
+    auto pair = parse_pair(text, "--set");
+    if (!pair) return tl::unexpected(pair.error());
+    spec.params[pair->first] = pair->second;
+  }
+  if (!a.not_before.empty()) {
+    auto at = parse_when(a.not_before, around.now_ms);
+    if (!at) return tl::unexpected(at.error());
+    spec.not_before_ms = *at;
+  }
+  if (!a.deadline.empty()) {
+    auto at = parse_when(a.deadline, around.now_ms);
+    if (!at) return tl::unexpected(at.error());
+    if (*at <= around.now_ms) return fail(Errc::usage, "the deadline '" + a.deadline + "' has passed already", "name a time to come");
+    spec.deadline_ms = *at;
+  }
+  if (!a.timeout.empty()) {
+    auto span = parse_span(a.timeout);
+    if (!span) return tl::unexpected(span.error());
+    spec.timeout = *span;
+  }
+  if (spec.kind == "command") {   // these four come along, nothing else unasked
+    for (const char* name : {"PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LANG"})
+      if (const auto it = around.environment.find(name); it != around.environment.end()) spec.env[name] = it->second;
+    spec.cwd = a.workdir.empty() ? around.cwd : fs::absolute(fs::path(around.cwd) / a.workdir).lexically_normal().string();
+    spec.argv = a.argv;
+  }
+  for (const std::string& text : a.env) {
+    if (text.find('=') == std::string::npos) {   // --env NAME: as it is here
+      const auto it = around.environment.find(text);
+      if (it == around.environment.end()) return fail(Errc::usage, "--env " + text + ": there is no such variable here", "--env " + text + "=VALUE");
+      spec.env[text] = it->second;
+      continue;
+    }
+    auto pair = parse_pair(text, "--env");
+    if (!pair) return tl::unexpected(pair.error());
+    spec.env[pair->first] = pair->second;
+  }
+  for (const std::string& text : a.parts) {
+    auto pair = parse_pair(text, "--part");
+    if (!pair) return tl::unexpected(pair.error());
+    auto part = read_part(pair->first, pair->second);
+    if (!part) return tl::unexpected(part.error());
+    spec.parts.push_back(std::move(*part));
+  }
+  return spec;
+}
+
+}  // namespace
+
+Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings& around) {
+  SubmitArguments a = given;
+  if (a.had_dashes) {
+    if (a.argv.empty()) return fail(Errc::usage, "there is no command behind --", "gpuq submit -- python train.py");
+    if (a.kind.empty()) a.kind = "command";
+    if (a.kind != "command") return fail(Errc::usage, "only a command takes words behind --, not '" + a.kind + "'", "gpuq submit " + a.kind + " FILE…   or   gpuq submit -- " + a.argv.front());
+  }
+  if (a.kind.empty()) return fail(Errc::usage, "submit what?", "a kind (" + client::kinds_text() + "), or a command: gpuq submit -- python train.py");
+  const auto kind = kind_index(a.kind);
+  if (!kind) {
+    const std::string near = client::closest(a.kind, client::kind_names());
+    return fail(Errc::unknown_kind, "there is no kind '" + a.kind + "'" + (near.empty() ? "" : ", did you mean '" + near + "'?"),
+                near.empty() ? "one of: " + client::kinds_text() + "; a program runs as: gpuq submit -- " + a.kind : "gpuq submit " + near);
+  }
+  if (a.kind == "command" && !a.had_dashes) return fail(Errc::usage, "a command stands behind --", "gpuq submit -- python train.py");
+  if (kKinds[*kind].uses_model && a.model.empty()) return fail(Errc::usage, a.kind + " needs a model", "--model NAME; gpuq model list shows them");
+  if (a.kind == "detect" && a.files.empty() && a.parts.empty()) return fail(Errc::usage, "detect needs at least one image", "gpuq submit detect --model NAME image.png");
+
+  auto common = common_spec(a, around);
+  if (!common) return tl::unexpected(common.error());
+  SubmitPlan plan;
+  // One job per file: detect always, infer unless its files have names. Everything else takes all files as parts of one job.
+  const bool named = std::any_of(a.files.begin(), a.files.end(), [](const std::string& f) { return f.find('=') != std::string::npos && !fs::exists(f); });
+  const bool per_file = !a.files.empty() && (a.kind == "detect" || (a.kind == "infer" && !named));
+  if (per_file) {
+    if (a.files.size() > 1 && (!a.id.empty() || !a.unique.empty()))
+      return fail(Errc::usage, "--id and --unique name one job, but there are " + std::to_string(a.files.size()) + " files", "submit them one by one");
+    for (const std::string& file : a.files) {
+      gpuq::JobSpec spec = *common;
+      auto part = read_part(a.kind == "detect" ? "image" : "input", file);
+      if (!part) return tl::unexpected(part.error());
+      if (a.kind == "detect" && part->bytes.size() > kLimits.image_bytes_max)
+        return fail(Errc::too_large, file + " is " + bytes_text(part->bytes.size()) + ", an image may have " + bytes_text(kLimits.image_bytes_max), "scale it down or compress it");
+      if (a.kind == "detect" && part->media != "image/png" && part->media != "image/jpeg")
+        return fail(Errc::bad_image, file + " is neither JPEG nor PNG", "convert it first");
+      spec.parts.push_back(std::move(*part));
+      plan.jobs.push_back(std::move(spec));
+      plan.files.push_back(file);
+    }
+    return plan;
+  }
+  for (const std::string& file : a.files) {
+    const auto equals = file.find('=');
+    const bool is_named = equals != std::string::npos && equals > 0 && !fs::exists(file);
+    const std::string path = is_named ? file.substr(equals + 1) : file;
+    // The trainer's data set has one name, whatever the folder is called.
+    const std::string name = is_named ? file.substr(0, equals) : a.kind.starts_with("train.") && a.files.size() == 1 ? "data" : base_name(file);
+    auto part = read_part(name, path);
+    if (!part) return tl::unexpected(part.error());
+    common->parts.push_back(std::move(*part));
+  }
+  plan.jobs.push_back(std::move(*common));
+  return plan;
+}
+
+// ---- the command
+
+namespace {
+
+Surroundings surroundings() {
+  Surroundings around;
+  std::error_code error;
+  around.cwd = fs::current_path(error).string();
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string text = *entry;
+    if (const auto equals = text.find('='); equals != std::string::npos) around.environment[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+  around.now_ms = wall_now_ms();
+  return around;
+}
+
+int show_submitted(Cli& cli, const std::vector<gpuq::Submitted>& answers, const std::vector<std::string>& files) {
+  const gpuq::Submitted* bad = nullptr;
+  for (const gpuq::Submitted& answer : answers)
+    if (!answer.ok && bad == nullptr) bad = &answer;
+  if (cli.is_json()) {
+    std::vector<nlohmann::ordered_json> items;
+    for (std::size_t i = 0; i < answers.size(); ++i) {
+      items.push_back(to_json(answers[i]));
+      if (i < files.size()) items.back()["file"] = files[i];
+    }
+    print_json(cli.io.out, cli.format() == Format::jsonl, "jobs", items);
+  } else {
+    for (const gpuq::Submitted& answer : answers)
+      if (answer.ok) cli.io.out << answer.id << '\n';
+  }
+  if (bad != nullptr) {
+    const gpuq::Error error(bad->code, bad->what, bad->next);
+    if (!cli.is_json()) return report(cli, error);
+    return error.exit_code();
+  }
+  if (!cli.is_json()) {
+    if (answers.size() == 1 && answers.front().existing) cli.note("this id was submitted before; nothing new was made");
+    if (answers.size() == 1) cli.note("on disk; next: gpuq wait last, gpuq logs -f last, gpuq status last");
+    else cli.note(std::to_string(answers.size()) + " jobs on disk; next: gpuq list");
+  }
+  return 0;
+}
+
+int show_finished(Cli& cli, const SubmitArguments& a, const SubmitPlan& plan, std::vector<gpuq::JobResult>& results, bool followed) {
+  if (a.kind == "detect" && cli.format() != Format::json) {
+    for (std::size_t i = 0; i < results.size(); ++i)
+      cli.io.out << detection_line(i < plan.files.size() ? plan.files[i] : "", results[i]) << '\n';
+  } else if (cli.is_json()) {
+    std::vector<nlohmann::ordered_json> items;
+    for (std::size_t i = 0; i < results.size(); ++i) {
+      items.push_back(to_json(results[i]));
+      if (i < plan.files.size()) items.back()["file"] = plan.files[i];
+    }
+    print_json(cli.io.out, cli.format() == Format::jsonl, "results", items);
+  } else if (!followed) {
+    for (const gpuq::JobResult& result : results) show_result(cli, result);
+  }
+  const int code = judge(cli, results);
+  if (code == 0 && results.size() == 1) {
+    const gpuq::JobResult& r = results.front();
+    cli.note("job " + r.id + " succeeded in " + age(r.ended_ms - r.submitted_ms) + " on " + r.worker + (r.device.empty() ? "" : " " + r.device));
+  }
+  return code;
+}
+
+int run_submit(Cli& cli, SubmitArguments& a) {
+  a.argv = cli.argv_after_dashes;
+  a.had_dashes = cli.had_dashes;
+  a.after = resolve_jobs(cli, a.after);
+  if (!a.id.empty() && !parse_job_id(a.id)) throw gpuq::Error("USAGE", "--id '" + a.id + "' is not a job id: 26 characters of Crockford base32", "leave it out, and one is made");
+  auto plan = plan_submit(a, surroundings());
+  if (!plan) throw client::to_public(plan.error());
+  if (a.had_dashes && a.kind.empty()) a.kind = "command";
+  gpuq::Client& client = cli.client(a.wait || a.follow);
+  const auto answers = client.submit(plan->jobs);
+  for (const gpuq::Submitted& answer : answers)
+    if (answer.ok) remember_last(answer.id);
+  const bool all_ok = std::all_of(answers.begin(), answers.end(), [](const gpuq::Submitted& s) { return s.ok; });
+  if (!all_ok || !(a.wait || a.follow)) return show_submitted(cli, answers, plan->files);
+
+  std::vector<std::string> ids;
+  for (const gpuq::Submitted& answer : answers) ids.push_back(answer.id);
+  const bool follows = a.follow && ids.size() == 1 && !cli.is_json();
+  if (!cli.is_json() && cli.io.err_terminal) cli.note(ids.size() == 1 ? "job " + ids.front() : std::to_string(ids.size()) + " jobs");
+  if (follows) follow(cli, client, ids.front());
+  auto results = interrupted() ? std::nullopt : wait_for(client, ids, std::nullopt);
+  if (!results) {
+    cli.note("interrupted; " + std::string(ids.size() == 1 ? "the job goes on: gpuq wait " + ids.front() + "   or stop it: gpuq cancel " + ids.front()
+                                                         : "the jobs go on: gpuq list"));
+    return kInterrupted;
+  }
+  int code = show_finished(cli, a, *plan, *results, follows);
+  if (!a.output_dir.empty())
+    for (const gpuq::JobResult& result : *results) save_parts(client, result, results->size() == 1 ? a.output_dir : a.output_dir + "/" + result.id, {});
+  return code;
+}
+
+}  // namespace
+
+void add_submit(CLI::App& app, Cli& cli) {
+  auto a = std::make_shared<SubmitArguments>();
+  CLI::App* c = app.add_subcommand("submit", "submit jobs: gpuq submit [options] KIND [files…]   or   gpuq submit [options] -- PROGRAM ARGS…");
+  c->add_option("kind", a->kind, "one of: " + client::kinds_text())->option_text("KIND");
+  c->add_option("files", a->files, "images and other inputs; NAME=FILE names a part, a folder travels as a tar, - is stdin")->option_text("FILE...");
+  c->add_option("--class", a->job_class, "inference, training or synthesis; else the kind's own")->option_text("CLASS");
+  c->add_option("--priority,-p", a->priority, "0..9, 9 is served first (5)")->option_text("N")->check(CLI::Range(0, 9));
+  c->add_option("--model,-m", a->model, "which model")->option_text("NAME[@VERSION]");
+  c->add_option("--vram", a->vram, "device memory: 6GiB, 2GiB..8GiB or 2GiB..rest")->option_text("SIZE");
+  c->add_option("--devices", a->devices, "how many devices of one host (1)")->option_text("N")->check(CLI::Range(1, 64));
+  c->add_option("--where", a->where, "a label the worker must have; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
+  c->add_option("--set,-s", a->set, "a parameter of the job; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
+  c->add_option("--env,-e", a->env, "a variable of the command's environment; NAME alone takes it from here")->option_text("KEY=VALUE")->allow_extra_args(false);
+  c->add_option("--part", a->parts, "an input under a name of its own; may be repeated")->option_text("NAME=FILE")->allow_extra_args(false);
+  c->add_option("--after", a->after, "start when this job has succeeded; may be repeated")->option_text("JOB")->allow_extra_args(false)->delimiter(',');
+  c->add_option("--not-before", a->not_before, "2h (from now), 22:30 or 2026-11-21T22:00Z")->option_text("TIME");
+  c->add_option("--deadline", a->deadline, "expire if not started by then")->option_text("TIME");
+  c->add_option("--timeout", a->timeout, "of one attempt")->option_text("DURATION");
+  c->add_option("--retries", a->retries, "how often to try again after a failure (0)")->option_text("N")->check(CLI::Range(0, 100));
+  c->add_option("--on-preempt", a->on_preempt, "checkpoint, pause, restart or never")->option_text("HOW")->check(CLI::IsMember({"checkpoint", "pause", "restart", "never"}));
+  c->add_option("--id", a->id, "the job's id: the same id again never makes a second job")->option_text("ID");
+  c->add_option("--unique", a->unique, "at most one unfinished job with this key")->option_text("KEY");
+  c->add_option("--label", a->label, "free text shown in lists")->option_text("TEXT");
+  c->add_option("--workdir", a->workdir, "directory the command runs in (here)")->option_text("DIR");
+  c->add_option("-d,--dir", a->output_dir, "with --wait: write the result's parts here")->option_text("DIR");
+  c->add_flag("--exclusive", a->exclusive, "stop by itself when its worker loses the broker");
+  c->add_flag("--wait,-w", a->wait, "wait until it is final and print the result");
+  c->add_flag("--follow,-f", a->follow, "print its output as it comes, then wait");
+  c->callback([&cli, a] { cli.action = [&cli, a] { return run_submit(cli, *a); }; });
+}
+
+}  // namespace gq::cli

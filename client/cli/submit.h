@@ -1,0 +1,38 @@
+// submit.h - what was typed after `gpuq submit`, and the jobs it means. Pure but for reading the files that were named.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "client/include/gpuq/client.h"
+#include "common/vocabulary/errors.h"
+
+namespace gq::cli {
+
+struct SubmitArguments {
+  std::string kind;
+  std::vector<std::string> files;
+  std::vector<std::string> argv;           ///< behind "--"
+  bool had_dashes = false;
+  std::string job_class, model, vram, not_before, deadline, timeout, on_preempt, id, unique, label, workdir, output_dir;
+  int priority = 5, devices = 1, retries = 0;
+  std::vector<std::string> where, set, env, after, parts;
+  bool wait = false, follow = false, exclusive = false;
+};
+
+struct Surroundings {                      ///< of the command line: given, so that tests need no process
+  std::string cwd;
+  std::map<std::string, std::string> environment;
+  std::int64_t now_ms{};
+};
+
+struct SubmitPlan {
+  std::vector<gpuq::JobSpec> jobs;
+  std::vector<std::string> files;          ///< of each job, when there is one job per file
+};
+
+/// Errors: USAGE, UNKNOWN_KIND, NOT_FOUND and BAD_INPUT (files), TOO_LARGE.
+Result<SubmitPlan> plan_submit(const SubmitArguments& arguments, const Surroundings& around);
+
+}  // namespace gq::cli
