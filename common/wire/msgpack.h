@@ -96,7 +96,7 @@ class Writer {
 };
 
 struct Bounds {
-  std::uint32_t elements_max = 4096;         // of one array or map
+  std::uint32_t elements_max = 16'384;       // of one array or map
   std::uint32_t elements_in_frame = 1U << 17U;  // of all arrays and maps together: bounds memory per byte received
   std::uint32_t text_max = 64U << 10U;       // of one string
   std::uint32_t bytes_max = 64U << 10U;      // of one bin
