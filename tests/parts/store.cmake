@@ -4,6 +4,7 @@ if(TARGET gpuq_store)
   gpuq_test(store_layout_test LAYER unit SOURCES unit/store_layout_test.cpp LINK gpuq_store)
   gpuq_test(store_protocol_test LAYER unit SOURCES unit/store_protocol_test.cpp LINK gpuq_store)
   gpuq_test(store_managed_test LAYER integration SOURCES integration/store_managed_test.cpp LINK gpuq_store)
+  gpuq_test(store_blobs_test LAYER integration SOURCES integration/store_blobs_test.cpp LINK gpuq_store)
   gpuq_test(store_chaos_test LAYER chaos SOURCES chaos/store_chaos_test.cpp LINK gpuq_store)
 
   # What Redis takes raw and through RedisStore; the library is linked by the queue bench too.
