@@ -100,8 +100,10 @@ void StoreFold::on(core::JobChanged&& m) {
     violation("one set", job, "change names another place in the queue than the job has");
   if (m.now.attempt < was.attempt) violation("attempts only grow", job, "attempt went down");
   const bool granted_now = is_granted(m.now.state) && !is_granted(was.state);
-  if (granted_now && m.now.attempt <= was.attempt) violation("attempts only grow", job, "granted without a fresh attempt");
-  const bool settled_without_it = is_terminal(m.now.state) && m.now.nonce == 0;  // final not by the newest grant's word: that grant is stale
+  // The same grant may go on (declared lost, found alive); any other start has a fresh number.
+  const bool goes_on = m.now.attempt == was.attempt && m.now.nonce == was.nonce && was.attempt != 0;
+  if (granted_now && m.now.attempt <= was.attempt && !goes_on) violation("attempts only grow", job, "granted without a fresh attempt");
+  const bool settled_without_it = !is_granted(m.now.state) && m.now.nonce == 0;  // not by the newest grant's word: it is stale now
   if (!granted_now && (m.now.attempt != was.attempt || (m.now.nonce != was.nonce && !settled_without_it)))
     violation("attempts only grow", job, "attempt or nonce changed without a grant, " + arrow(was.state, m.now.state));
   if (m.now.failures < was.failures || m.now.losses < was.losses || m.now.preemptions < was.preemptions || m.now.own_losses < was.own_losses)

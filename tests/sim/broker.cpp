@@ -3,6 +3,8 @@
 // The rules kept here are the shell's: one batch in flight, the next one gathers; a Send leaves only when its own step's commit
 // and all earlier ones are applied; a SendNow leaves at once; a batch goes out at least every 500 ms. The store applies a batch
 // whole or not at all; it may be down, refuse, lose its reply, or lose the broker.
+#include <cstdio>
+
 #include "tests/sim/sim.h"
 
 namespace gq::sim {
@@ -14,8 +16,13 @@ Moment World::moment() const {
 void World::step(core::Event event) {
   effects.clear();
   ++report.events;
-  stepped = true;
+  stepped = stepped_since_load = true;
+  const std::size_t kind = event.index();
   core->step(moment(), rng.bits(), std::move(event), effects);
+  if (options.check_every_step) {
+    std::fprintf(stderr, "%.4f s event %zu\n", static_cast<double>(now_us()) / 1e6, kind);
+    core->check_invariants();
+  }
   route();
 }
 
@@ -69,7 +76,7 @@ void World::end_of_tick() {
     draining_inbox = false;
   }
   if (!flying && (!gathering.mutations.empty() || !gathering.sends.empty() || wheel.now() - last_batch >= 500'000 / kTickUs)) send_batch();
-  if (!stepped) return;
+  if (!core || !stepped) return;  // a batch may have been the core's last
   stepped = false;
   if (const auto wake = core->next_wakeup()) {
     const std::int64_t us = std::chrono::duration_cast<Duration>(wake->time_since_epoch()).count() + steady_zero_us;
@@ -92,10 +99,11 @@ void World::send_batch() {
   gathering.jobs = 0;
   flying = true;
   applied = false;
-  flew = last_batch = wheel.now();
+  last_batch = wheel.now();
   ++report.batches;
   if (store_is_up) in_us(200 + static_cast<std::int64_t>(in_flight.mutations.size()), {What::batch_apply, generation, 0});
-  if (options.stop_at_batch == batch) {
+  if (options.stop_at_batch == batch && !stopped_once) {
+    stopped_once = true;
     const bool reached = rng.one_in(2);
     broker_stop(reached, 20'000);
   } else if (options.reload_every != 0 && batch % options.reload_every == 0) {
@@ -186,6 +194,7 @@ void World::broker_start(std::uint32_t of) {
   const core::Image image = store.image();
   findings.note(Note::broker_loaded, kNoJob, 0, static_cast<std::uint32_t>(image.jobs.size()));
   core->load(image, moment());
+  stepped_since_load = false;
   core_knows_down = false;
   wake_at = 0;
   stepped = true;

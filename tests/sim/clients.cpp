@@ -137,13 +137,13 @@ void World::client_turn(std::uint32_t index) {
     c.to_fetch.clear();
     up(Side::client, index, std::move(fetched));
   }
-  if (c.outstanding.empty() && next_job < options.jobs) {
+  if (c.outstanding.empty() && next_job < options.jobs && wheel.now() >= c.think_until) {
     const std::uint32_t count = static_cast<std::uint32_t>(options.jobs <= 20'000 ? rng.between(1, 40) : 256);
     while (next_job < options.jobs && c.outstanding.size() < count) c.outstanding.push_back(next_job++);
     c.sent = 0;
   }
   const bool patient = options.light && !options.faults.network;
-  if (!c.outstanding.empty() && (c.sent == 0 || wheel.now() - c.sent > 2 * kSecond)) client_submit(index);
+  if (!c.outstanding.empty() && (c.sent == 0 || wheel.now() - c.sent >= 2 * kSecond)) client_submit(index);
   if (wheel.now() - c.rewatched > (patient ? 20 : 5) * kSecond) {
     c.rewatched = wheel.now();
     std::erase_if(c.mine, [&](JobNumber job) { return job_done[job]; });
@@ -170,6 +170,13 @@ void World::client_submit(std::uint32_t index) {
   }
   c.sent = wheel.now();
   up(Side::client, index, std::move(submit));
+}
+
+/// In a storm the submits are spread out, so that every fault meets jobs at every stage of their life.
+std::int64_t World::think_us() {
+  if (options.light || !(options.faults.crashes || options.faults.network || options.faults.store)) return 200;
+  const std::int64_t batches_each = 1 + static_cast<std::int64_t>(options.jobs / 20 / clients.size());
+  return rng.between(0, 2 * 40'000'000 / batches_each);
 }
 
 void World::client_resend(std::uint32_t index) { ask_turn(index, 1'000); }
@@ -208,8 +215,11 @@ void World::client_hears(std::uint32_t index, core::Message message) {
         job_done[job] = true;
       }
     }
-    if (c.outstanding.empty()) ask_turn(index, 200);
-    else c.sent = wheel.now() - 3 * kSecond / 2;
+    if (c.outstanding.empty()) {
+      const std::int64_t us = think_us();
+      c.think_until = wheel.now() + us / kTickUs;
+      ask_turn(index, us);
+    } else c.sent = wheel.now() - 3 * kSecond / 2;
   } else if (const auto* notice = std::get_if<core::JobNotice>(&message)) {
     const JobNumber job = numbers.number(notice->job);
     if (job == kNoJob) return findings.violation("unexpected", job, "a notice of a job that nobody submitted");

@@ -9,7 +9,7 @@ namespace gq::sim {
 void World::schedule_faults() {
   in_us(options.workers > 1000 ? 5'000'000 : 250'000, {What::sample, 0, 0});
   const Faults& f = options.faults;
-  if (f.crashes || f.network || f.store) in_us(2'000'000, {What::fault, 0, 0});
+  if (f.crashes || f.network || f.store) in_us(500'000, {What::fault, 0, 0});
 }
 
 void World::fault() {
@@ -66,7 +66,11 @@ void World::fault() {
       if (options.light && !rng.one_in(20)) break;
       if (weight(6)) broker_stop(rng.one_in(2), 10'000);  // the shell reloads: its store refused for too long
       else if (rng.one_in(3)) store_outage(rng.between(50'000, options.light ? 500'000 : 6'000'000));
-      else if (weight(10)) wall_jump_ms += rng.between(-3'600'000, 3'600'000);
+      else if (weight(10)) {
+        const std::int64_t jump = rng.between(-20'000, 40'000);
+        wall_jump_ms += jump;
+        wall_jump_back_ms -= std::min<std::int64_t>(jump, 0);
+      }
       break;
   }
 }

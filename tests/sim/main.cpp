@@ -28,6 +28,7 @@ void usage() {
       "  --reload-every N         destroy the core and load a new one at every n-th batch\n"
       "  --stop-at-batch N        destroy the core once, at exactly that batch\n"
       "  --runs N                 that many seeds from S on (1)\n"
+      "  --check-every-step       the core's own invariants after every step, steps named on stderr\n"
       "  --json FILE              rows for machines\n"
       "  --verbose                measure the core's share");
 }
@@ -115,6 +116,7 @@ int main(int argc, char** argv) {
     const std::string arg = argv[i];
     if (arg == "--help" || arg == "-h") return usage(), 0;
     if (arg == "--verbose") { options.verbose = true; continue; }
+    if (arg == "--check-every-step") { options.check_every_step = true; continue; }
     if (arg == "--light") { rate = 1; continue; }
     if (arg == "--heavy") { rate = 2; continue; }
     if (i + 1 >= argc) return std::fprintf(stderr, "error[USAGE]: %s needs a value or is unknown; --help lists the options\n", arg.c_str()), 2;

@@ -99,7 +99,7 @@ struct WorkerRow {
   Tick gap_since{};
   Tick greeted{};               ///< when HELLO was said
   Tick heard{};                 ///< last word of the broker
-  Tick judged{};                ///< last word of this worker that the broker processed
+  Tick judged{};                ///< last beat or HELLO of this worker that the broker processed
   Tick thaw_at{};
   std::uint32_t next_serial{1};
   std::uint16_t next_lane{};
@@ -133,6 +133,7 @@ struct ClientRow {
   std::uint64_t outstanding_request{};
   Tick sent{};
   Tick rewatched{};
+  Tick think_until{};
   std::vector<JobNumber> mine;               ///< acknowledged, not yet noticed (swept now and then)
   std::vector<JobNumber> to_fetch;
   std::vector<std::pair<std::uint64_t, std::vector<JobNumber>>> cancels;  ///< request, jobs
@@ -167,7 +168,8 @@ struct World {
   void arrive_down(std::uint32_t packet);
   void tear(Side side, std::uint32_t index, std::int64_t redial_us);
   void dial(Side side, std::uint32_t index, std::int64_t in_us);
-  bool finished() const;
+  [[nodiscard]] bool finished() const;
+  [[nodiscard]] bool out_of_time() const;
   void final_checks();
 
   // broker.cpp: the shell and the store
@@ -223,6 +225,7 @@ struct World {
   void client_turn(std::uint32_t index);
   void client_hears(std::uint32_t index, core::Message message);
   void client_submit(std::uint32_t index);
+  [[nodiscard]] std::int64_t think_us();
   void client_resend(std::uint32_t index);
   void client_cancel(std::uint32_t index, JobNumber job);
   void ask_turn(std::uint32_t index, std::int64_t in_us);
@@ -269,14 +272,16 @@ struct World {
   std::uint32_t generation{};  ///< of the core
   std::int64_t steady_zero_us{};
   std::int64_t wall_jump_ms{};
+  std::int64_t wall_jump_back_ms{};  ///< sum of the jumps back: what dates may come later for
   core::Effects effects;
   Batch gathering;
   Batch in_flight;
   bool flying{}, applied{};
   std::uint64_t batch{};       ///< last number used
-  Tick flew{};
+  bool stopped_once{};         ///< --stop-at-batch has done its work
   Tick last_batch{};
   bool stepped{};
+  bool stepped_since_load{};
   Tick wake_at{};
   bool frozen{};
   std::uint32_t freeze_serial{};

@@ -102,6 +102,8 @@ void World::worker_beat(std::uint32_t index) {
   }
   if (now - w.heard >= 5 * kSecond) return tear(Side::worker, index, rng.between(50'000, 500'000));
   if (w.number_gap != 0 && now - w.gap_since >= 5 * kSecond) return hello(index);
+  for (std::size_t i = w.warm.size(); i-- > 0;)  // a model nobody has asked for lately makes room
+    if (w.warm[i].lane != 0 && w.warm[i].active == 0 && now_us() - w.warm[i].last_used_us > 3'000'000) evict(index, i);
   core::WorkerBeat beat;
   beat.last_number = w.number_gap != 0 ? w.number_gap - 1 : w.number_max;
   beat.running.reserve(w.runs.size() + w.held.size());

@@ -47,9 +47,7 @@ World::World(const Options& given)
 
 Report World::run() {
   const auto begun = std::chrono::steady_clock::now();
-  // What is simulated is bounded too: a run that does not drain has lost its liveness.
-  const Tick bound = Tick{7'200} * 1'000'000 / kTickUs;
-  while (!finished() && wheel.now() < bound) {
+  while (!finished() && !out_of_time()) {
     const auto& slot = wheel.advance();
     if (!slot.empty() || stepped || !client_inbox.empty() || flying) findings.at(now_us());
     for (const Happening& what : slot) happen(what);
@@ -109,7 +107,7 @@ void World::happen(const Happening& h) {
     case What::fault: fault(); break;
     case What::heal: heal(); break;
     case What::sample:
-      if (core) core->check_invariants();
+      if (core && stepped_since_load) core->check_invariants();
       in_us(options.workers > 1000 ? 5'000'000 : 250'000, {What::sample, 0, 0});
       break;
   }
@@ -129,7 +127,9 @@ std::optional<std::pair<Side, std::uint32_t>> World::who(PeerId peer_id) {
 void World::up(Side side, std::uint32_t index, core::Event event) {
   Link& l = link(side, index);
   if (!l.open) return;
-  const int copies = lossy && rng.chance_ppm(double_ppm) ? 2 : 1;
+  // What is said once per connection is not doubled: the transport never does it, and nobody says it again on the same connection.
+  const bool once = std::holds_alternative<core::WorkerHello>(event);
+  const int copies = lossy && !once && rng.chance_ppm(double_ppm) ? 2 : 1;
   if (copies == 2) ++report.duplicates;
   if (lossy && rng.chance_ppm(drop_ppm)) {
     findings.note(Note::dropped, kNoJob, index, static_cast<std::uint32_t>(event.index()));
@@ -173,7 +173,8 @@ void World::arrive_up(std::uint32_t packet) {
   }
   const PeerId from = peer(p.side, p.index);
   std::visit([from](auto& e) { if constexpr (requires { e.peer; }) e.peer = from; }, p.event);
-  if (p.side == Side::worker) workers[p.index].judged = wheel.now();
+  if (std::holds_alternative<core::WorkerBeat>(p.event) || std::holds_alternative<core::WorkerHello>(p.event))
+    workers[p.index].judged = wheel.now();  // only beats renew leases
   if (core_knows_down && p.side == Side::client &&
       (std::holds_alternative<core::SubmitReceived>(p.event) || std::holds_alternative<core::RetryReceived>(p.event))) {
     say_unavailable(from, p.event);
@@ -266,9 +267,26 @@ bool World::finished() const {
   return options.faults.crashes || options.faults.network || options.faults.store ? healing : true;
 }
 
+/// Liveness: once everything has healed, what is left drains within ten minutes (and what the wall clock was set back by).
+bool World::out_of_time() const {
+  const std::int64_t since_us = healing ? healed_at * kTickUs : std::int64_t{1'200'000'000} + std::int64_t{options.jobs} * 2'000;
+  return now_us() > since_us + 600'000'000 + wall_jump_back_ms * 1000;
+}
+
 void World::final_checks() {
+  if (!finished() && next_job >= options.jobs && store.not_final() == 0 && core)
+    findings.violation("liveness", kNoJob, std::to_string(next_job - jobs_done) + " jobs are final, but their clients were never told");
   if (next_job < options.jobs) findings.violation("liveness", kNoJob, "only " + std::to_string(next_job) + " jobs were ever submitted");
   if (core) core->check_invariants();
+  for (JobNumber job = 0; core && job < next_extra; ++job) {
+    const core::JobRecord* record = store.find(job);
+    if (!record || is_terminal(record->dynamic.state) || findings.kept().size() >= 3) continue;
+    if (const auto view = core->find(record->fixed.id, moment()))
+      findings.violation("liveness", job, "the core says of it: " + std::string(gq::to_string(view->record.dynamic.state)) + ", '" + view->reason +
+                         "', kind " + std::string(kKinds[record->fixed.needs.kind].name) + ", model '" + record->fixed.needs.model + "', " +
+                         std::to_string(record->fixed.needs.budget_min.value) + " MiB on " + std::to_string(record->fixed.needs.devices) + " devices");
+    else findings.violation("lost", job, "in the store, unknown to the core");
+  }
   history.finish(store, next_extra);
   for (JobNumber job = 0; job < next_extra; ++job) {
     const core::JobRecord* record = store.find(job);
