@@ -315,12 +315,12 @@ Broker::~Broker() = default;
 
 Result<void> Broker::bind() {
   State& s = *state_;
-  s.clients.pause_reading(true);
-  s.workers.pause_reading(true);
   auto client_endpoint = s.clients.bind(s.config.clients);
   if (!client_endpoint) return tl::unexpected(client_endpoint.error());
   auto worker_endpoint = s.workers.bind(s.config.workers);
   if (!worker_endpoint) return tl::unexpected(worker_endpoint.error());
+  s.clients.pause_reading(true);   // until the image is loaded
+  s.workers.pause_reading(true);
   s.client_endpoint = std::move(*client_endpoint);
   s.worker_endpoint = std::move(*worker_endpoint);
   return {};

@@ -68,7 +68,7 @@ wire::NotifyItem to_wire(JobId job, const core::JobDynamic& now, WallTime submit
   item.worker = now.worker;
   item.device = joined(now.devices);
   item.model_version = now.model_version;
-  item.submitted_ms = submitted.ms;
+  item.submitted_ms = submitted.ms != 0 ? submitted.ms : static_cast<std::int64_t>(job.hi >> 16U);   // a job id begins with its time
   item.started_ms = now.started.ms;
   item.ended_ms = now.ended.ms;
   item.blobs = now.result_blobs;

@@ -92,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Wrong{"retries", [](wire::SubmitItem& i) { i.retries = 101; }, Errc::over_limit},
                     Wrong{"negative_timeout", [](wire::SubmitItem& i) { i.timeout_us = -1; }, Errc::bad_message},
                     Wrong{"control_character_in_label", [](wire::SubmitItem& i) { i.label = "a\x1b[2J"; }, Errc::bad_message}),
-    [](const testing::TestParamInfo<Wrong>& info) { return std::string(info.param.name); });
+    [](const testing::TestParamInfo<Wrong>& tried) { return std::string(tried.param.name); });
 
 TEST(TranslateSubmit, a_body_above_the_inline_bound_is_too_large) {
   TokenPool pool;
