@@ -276,7 +276,8 @@ void CommitFsm::refused(Instant now, const Error& why, Actions& out) {
   ++statistics_.refused;
   state_ = State::refused;
   if (!refused_since_) refused_since_ = now;
-  if (pending_ && now - *refused_since_ >= options_.refused_max) return reload(why, out);
+  if (pending_ && !batch_refused_since_) batch_refused_since_ = now;
+  if (pending_ && now - *batch_refused_since_ >= options_.refused_max) return reload(why, out);
   down(why, out);
   out.emplace_back(WakeAt{now + backoff()});
 }
@@ -300,6 +301,7 @@ Actions CommitFsm::submit(Instant now, EncodedBatch batch) {
   check(!pending_, "a second batch while one is in flight");
   check(batch.number == applied_ + 1, "batch numbers must follow one another");
   pending_ = std::move(batch);
+  batch_refused_since_.reset();
   if (state_ == State::armed) send_fenced(now, true, out);
   return out;
 }

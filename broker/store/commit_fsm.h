@@ -105,7 +105,8 @@ class CommitFsm {
   std::uint64_t applied_{};              ///< number of the last applied batch
   std::optional<EncodedBatch> pending_;
   std::size_t sent_commands_{};          ///< inside the EXEC awaited now
-  std::optional<Instant> refused_since_;
+  std::optional<Instant> refused_since_;        ///< anything fenced, a beat too
+  std::optional<Instant> batch_refused_since_;  ///< this very batch
   std::optional<Errc> down_;
   Duration backoff_{};
   Instant last_fenced_{};                ///< when the last fenced write was answered

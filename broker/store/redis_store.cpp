@@ -138,10 +138,12 @@ class Redis final : public RedisStore {
     if (watcher_.down && !on_opened_) watcher_.down(a.why);
   }
   void act(CameUp&) {
+    if (loader_) return load();   // the link was lost while reading the image: the term is still ours, read it anew
     if (watcher_.up && !on_opened_) watcher_.up();
   }
   void act(Deposed& a) {
     drop_connection();
+    drop_loader();
     on_committed_ = nullptr;
     if (auto done = std::exchange(on_opened_, nullptr)) return done(tl::unexpected<Error>(a.why));   // while loading
     if (watcher_.fenced) watcher_.fenced(a.why);
@@ -227,10 +229,10 @@ class Redis final : public RedisStore {
     }
   }
 
-  /// CONFIG may be changed under us: look again every 10 s, beside the batches.
+  /// CONFIG may be changed under us: look again now and then, beside the batches.
   void schedule_recheck() {
     const auto alive = alive_;
-    recheck_.expires_after(std::chrono::seconds(10));
+    recheck_.expires_after(options_.recheck);
     recheck_.async_wait([this, alive](ErrorCode error) {
       if (error || !*alive) return;
       schedule_recheck();

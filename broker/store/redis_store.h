@@ -51,6 +51,7 @@ struct RedisOptions {
   std::chrono::milliseconds refused_max = std::chrono::seconds(5);     ///< then Watcher.reload
   std::chrono::milliseconds backoff_min = std::chrono::milliseconds(20);
   std::chrono::milliseconds backoff_max = std::chrono::milliseconds(1000);
+  std::chrono::milliseconds recheck = std::chrono::seconds(10);        ///< CONFIG may be changed under us: look again
   std::chrono::milliseconds open_patience = std::chrono::seconds(10);  ///< open() gives up then; LOADING is waited out
   std::string leader_name;                      ///< what the `leader` hint says: "host:port pid"
 };

@@ -22,6 +22,7 @@ class Proxy {
   bool refuse{};          ///< new connections are closed at once
 
   [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::size_t bytes_down() const { return bytes_down_; }
   [[nodiscard]] std::size_t held_bytes() const {
     std::size_t n = 0;
     for (const auto& link : links_) n += link->held.size();
@@ -89,6 +90,7 @@ class Proxy {
         link->store.close(ignored);
         return;
       }
+      bytes_down_ += n;
       if (!link->store.is_open()) late_.append(link->down, n);
       else if (!mute_replies) asio::write(link->store, asio::buffer(link->down, n), ignored);
       pump_down(link);
@@ -97,6 +99,7 @@ class Proxy {
 
   asio::io_context& io_;
   std::string path_, server_, late_;
+  std::size_t bytes_down_{};
   asio::local::stream_protocol::acceptor acceptor_;
   std::vector<std::shared_ptr<Link>> links_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -186,6 +186,22 @@ TEST_F(StoreProtocol, refused_longer_than_five_seconds_is_a_reload) {
   EXPECT_EQ(tell(fsm.open(now)), Lines{"connect again"});
 }
 
+TEST_F(StoreProtocol, a_batch_is_given_its_own_five_seconds_however_long_the_beats_were_refused) {
+  take_over();
+  const auto refused = [&](std::size_t queued) {
+    auto replies = executed(queued, error_reply("EXECABORT x"), string_reply(mine));
+    replies[1] = error_reply("MISCONF Errors writing to the AOF file");
+    return replied(replies);
+  };
+  now += 400ms;
+  fsm.timer(now);
+  EXPECT_EQ(refused(1), (Lines{"down STORAGE_FULL", "wake"}));
+  now += 10min;
+  EXPECT_EQ(tell(fsm.submit(now, batch(1))), Lines{});
+  fsm.timer(now);
+  EXPECT_EQ(refused(4), Lines{"wake"});
+}
+
 TEST_F(StoreProtocol, refused_for_memory_is_a_reload_at_once) {
   take_over();
   fsm.submit(now, batch(1));
