@@ -12,6 +12,7 @@
 #include <fstream>
 #include <map>
 #include <optional>
+#include <random>
 
 #include "common/image/board.h"
 #include "common/image/image.h"
@@ -153,7 +154,8 @@ TEST_F(Children, a_modelhost_loads_detects_and_stops) {
   // a large image travels in a memfd, small ones inline; many in flight; one of them is broken and only that one fails
   const std::string good = image::encode_png(image::Image(128, 64, 3, 50));
   image::Image noisy(400, 400, 3);
-  for (std::size_t i = 0; i < noisy.pixels.size(); ++i) noisy.pixels[i] = static_cast<std::uint8_t>(i * i * 31 >> 3U);
+  std::mt19937 random(1);
+  for (auto& pixel : noisy.pixels) pixel = static_cast<std::uint8_t>(random());
   const std::string large = image::encode_png(noisy);
   ASSERT_GT(large.size(), 100'000U);
   for (std::uint64_t id = 100; id < 120; ++id) host.send(detect(id, "m@1", id == 105 ? good.substr(0, good.size() / 2) : id == 106 ? large : good));

@@ -37,8 +37,13 @@ torch::Tensor ConvBlockImpl::forward(const torch::Tensor& x) {
 void ConvBlockImpl::fold() {
   torch::NoGradGuard quiet;
   const torch::Tensor scale = norm->weight / (norm->running_var + norm->options.eps()).sqrt();
-  conv->weight.set_data((conv->weight * scale.reshape({-1, 1, 1, 1})).contiguous(conv->weight.suggest_memory_format()));
-  conv->bias = conv->register_parameter("bias", norm->bias - norm->running_mean * scale, false);
+  const auto& o = conv->options;
+  const auto padding = std::get<torch::ExpandingArray<2>>(o.padding());
+  nn::Conv2d folded(nn::Conv2dOptions(o.in_channels(), o.out_channels(), o.kernel_size()).stride(o.stride()).padding(padding));
+  folded->weight.set_data((conv->weight * scale.reshape({-1, 1, 1, 1})).contiguous());
+  folded->bias.set_data((norm->bias - norm->running_mean * scale).contiguous());
+  conv = replace_module("conv", folded);
+  unregister_module("norm");
   norm = nullptr;
 }
 
