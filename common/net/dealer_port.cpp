@@ -124,6 +124,7 @@ Result<void> DealerPort::connect(const Options& options) {
   Socket socket(s.context.handle(), ZMQ_DEALER);
   check(static_cast<bool>(socket), "no ZeroMQ socket left");
   set_common_options(socket, options.high_water, options.frame_bytes_max);
+  if (options.endpoint.find('[') != std::string::npos) socket.set(ZMQ_IPV6, 1);
   check(socket.set(ZMQ_IMMEDIATE, 1) && socket.set(ZMQ_RECONNECT_IVL, kReconnectMs) && socket.set(ZMQ_RECONNECT_IVL_MAX, kReconnectMaxMs),
         "libzmq refuses a dealer option");
   if (s.secured)

@@ -193,6 +193,7 @@ Result<std::string> RouterPort::bind(const Options& options) {
   Socket socket(s.context.handle(), ZMQ_ROUTER);
   check(static_cast<bool>(socket), "no ZeroMQ socket left");
   set_common_options(socket, options.high_water, options.frame_bytes_max);
+  if (options.endpoint.find('[') != std::string::npos) socket.set(ZMQ_IPV6, 1);
   check(socket.set(ZMQ_ROUTER_MANDATORY, 1) && socket.set(ZMQ_BACKLOG, options.backlog), "libzmq refuses a router option");
   if (!s.insecure)
     if (auto secured = set_server_security(socket, *options.keys); !secured) return tl::unexpected(secured.error());

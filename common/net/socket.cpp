@@ -48,7 +48,6 @@ void set_common_options(Socket& socket, std::size_t high_water, std::size_t fram
   set(ZMQ_HEARTBEAT_IVL, kPingEveryMs);
   set(ZMQ_HEARTBEAT_TIMEOUT, kPingTimeoutMs);
   set(ZMQ_HEARTBEAT_TTL, kPingTimeoutMs);
-  set(ZMQ_IPV6, 0);
   check(socket.set64(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(frame_bytes_max)), "libzmq refuses MAXMSGSIZE");
 }
 
