@@ -135,7 +135,7 @@ int run(const std::vector<std::string>& arguments, Streams io) {
   Cli cli(io);
   CLI::App app{"gpuq - a durable, preemptive job queue for machines with GPUs\n\n"
                "Start here:  gpuq up                      broker, Redis and a worker on this machine\n"
-               "             gpuq submit echo --wait      a first job, in another terminal\n"
+               "             gpuq submit echo hi --wait   a first job, in another terminal\n"
                "             gpuq submit -- python train.py\n",
                "gpuq"};
   app.set_help_flag("-h,--help", "this text, or a command's own");

@@ -188,6 +188,14 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
     return plan;
   }
   for (const std::string& file : a.files) {
+    if (a.kind == "echo" && file != "-" && !fs::exists(file)) {   // gpuq submit echo hello --wait
+      gpuq::Part word;
+      word.name = "text";
+      word.media = "text/plain";
+      word.bytes = file;
+      common->parts.push_back(std::move(word));
+      continue;
+    }
     const auto equals = file.find('=');
     const bool is_named = equals != std::string::npos && equals > 0 && !fs::exists(file);
     const std::string path = is_named ? file.substr(equals + 1) : file;

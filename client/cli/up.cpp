@@ -177,7 +177,7 @@ struct Up {
     line(config_written.empty() ? "  access    " + data + "/client.json" : "  access    " + config_written + "   (removed at the end)");
     line("in another terminal");
     const std::string prefix = config_written.empty() ? "GPUQ_ACCESS_FILE=" + data + "/client.json " : "";
-    line("  " + prefix + "gpuq submit echo --set text=hello --wait");
+    line("  " + prefix + "gpuq submit echo hello --wait");
     line("  " + prefix + "gpuq submit --wait -- uname -a");
     line("  " + prefix + "gpuq top");
     line("ctrl-C ends it all");

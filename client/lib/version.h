@@ -2,8 +2,5 @@
 #pragma once
 
 namespace gq::client {
-#ifndef GPUQ_VERSION
-#define GPUQ_VERSION "0.0.0"
-#endif
-inline constexpr const char* kVersion = GPUQ_VERSION;
+extern const char* const kVersion;
 }  // namespace gq::client

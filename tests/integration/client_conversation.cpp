@@ -1,0 +1,576 @@
+// client_conversation.cpp - libgpuq against a scripted broker in this process: real sockets, real codec, every answer ours.
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+
+#include "client/include/gpuq/client.h"
+#include "client/lib/prepare.h"
+#include "common/net/asio.h"
+#include "common/net/keys.h"
+#include "common/net/port.h"
+#include "common/net/zap.h"
+#include "common/wire/codec.h"
+#include "common/wire/job_body.h"
+
+namespace gq {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kPatience = 20s;   // of a waiting test; none of them sleeps
+
+struct Heard { PeerId peer; wire::Header header; wire::Message message; std::string body; };
+
+/// A broker that does what the test says. Handlers run on its own thread; what it hears is kept in order.
+class FakeBroker {
+ public:
+  using Script = std::function<bool(FakeBroker&, const Heard&)>;   ///< true = dealt with; false = the polite default
+
+  explicit FakeBroker(std::string endpoint = "tcp://127.0.0.1:*") : wanted_(std::move(endpoint)) { open(); }
+  ~FakeBroker() { close(); }
+
+  std::string endpoint() const { return endpoint_; }
+  void script(Script script) { const std::lock_guard lock(mutex_); script_ = std::move(script); }
+  void set_term(Term term) { term_ = term; }
+
+  /// As if it had been killed and started again on the same port.
+  void restart() {
+    close();
+    wanted_ = endpoint_;
+    open();
+  }
+  void close() {
+    if (!thread_.joinable()) return;
+    asio::post(*io_, [this] { port_.reset(); keep_.reset(); io_->stop(); });
+    thread_.join();
+  }
+
+  template <class M>
+  void say(PeerId peer, const M& message, std::uint64_t id = 0, std::string body = {}) {
+    port_->send(peer, wire::encode(message, id), body);
+  }
+  /// From the test's thread.
+  void later(std::function<void()> work) { asio::post(*io_, std::move(work)); }
+
+  template <class M>
+  std::vector<M> all() {
+    const std::lock_guard lock(mutex_);
+    std::vector<M> out;
+    for (const Heard& heard : heard_)
+      if (const M* m = std::get_if<M>(&heard.message)) out.push_back(*m);
+    return out;
+  }
+  /// Waits until `enough` holds over everything of this type that was said.
+  template <class M>
+  std::vector<M> wait_for(std::function<bool(const std::vector<M>&)> enough) {
+    const auto until = std::chrono::steady_clock::now() + kPatience;
+    for (;;) {
+      auto got = all<M>();
+      if (enough(got)) return got;
+      std::unique_lock lock(mutex_);
+      if (come_.wait_until(lock, until) == std::cv_status::timeout) {
+        ADD_FAILURE() << "the client never said it: " << wire::TypeNumber<M>::name << ", heard " << got.size();
+        return got;
+      }
+    }
+  }
+  PeerId last_peer() { const std::lock_guard lock(mutex_); return heard_.empty() ? PeerId{} : heard_.back().peer; }
+
+ private:
+  void open() {
+    io_ = std::make_unique<asio::io_context>();
+    keep_.emplace(io_->get_executor());
+    net::RouterPort::Handlers handlers;
+    handlers.received = [this](const net::Speaker& speaker, net::Packet&& packet) { received(speaker, std::move(packet)); };
+    handlers.malformed = [](const net::Speaker&, Error) {};
+    port_ = std::make_unique<net::RouterPort>(context_, *io_, std::move(handlers));
+    net::RouterPort::Options options;
+    options.endpoint = wanted_;
+    options.insecure_role = net::Role::client;
+    Result<std::string> bound = fail(Errc::port_in_use, "not tried", "");
+    for (int i = 0; i < 200 && !bound; ++i) {   // the port of a socket closed a moment ago
+      bound = port_->bind(options);
+      if (!bound) std::this_thread::yield();
+    }
+    ASSERT_TRUE(bound) << bound.error().what;
+    endpoint_ = *bound;
+    thread_ = std::thread([this] { io_->run(); });
+  }
+
+  void received(const net::Speaker& speaker, net::Packet&& packet) {
+    auto decoded = wire::decode(packet.head);
+    ASSERT_TRUE(decoded) << decoded.error().what;
+    Heard heard{speaker.peer, decoded->header, std::move(decoded->message), std::move(packet.body)};
+    Script script;
+    {
+      const std::lock_guard lock(mutex_);
+      script = script_;
+    }
+    if (!script || !script(*this, heard)) polite(heard);
+    const std::lock_guard lock(mutex_);
+    heard_.push_back(std::move(heard));
+    come_.notify_all();
+  }
+
+  void polite(const Heard& heard) {
+    const std::uint64_t id = heard.header.id;
+    if (std::holds_alternative<wire::ClientHello>(heard.message)) {
+      wire::ClientWelcome welcome;
+      welcome.term = term_, welcome.beat_ms = 100, welcome.blob_chunk_bytes = 4096, welcome.protocol = 1;
+      say(heard.peer, welcome, id);
+    } else if (const auto* beat = std::get_if<wire::Beat>(&heard.message)) {
+      say(heard.peer, wire::BeatReply{beat->sent_us, term_}, id);
+    } else if (const auto* submit = std::get_if<wire::Submit>(&heard.message)) {
+      wire::Submitted answer;
+      for (const auto& item : submit->items) answer.items.push_back({.id = item.id, .ok = true, .existing = false, .code = {}, .what = {}, .next = {}});
+      say(heard.peer, answer, id);
+    } else if (std::holds_alternative<wire::Watch>(heard.message)) {
+      say(heard.peer, wire::Watched{}, id);
+    }
+  }
+
+  std::string wanted_, endpoint_;
+  net::Context context_;
+  std::unique_ptr<asio::io_context> io_;
+  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> keep_;
+  std::unique_ptr<net::RouterPort> port_;
+  std::thread thread_;
+  std::mutex mutex_;
+  std::condition_variable come_;
+  std::vector<Heard> heard_;
+  Script script_;
+  std::atomic<Term> term_{1};
+};
+
+gpuq::Options options_for(const std::string& endpoint, std::chrono::milliseconds timeout = 15s) {
+  gpuq::Options options;
+  options.broker = endpoint;
+  options.insecure = true;
+  options.timeout = timeout;
+  return options;
+}
+gpuq::JobSpec echo() {
+  gpuq::JobSpec spec;
+  spec.kind = "echo";
+  return spec;
+}
+wire::Notify succeeded(const JobId& job, std::string& body, const std::string& text = "hi") {
+  wire::ResultBody result;
+  result.parts.push_back({.name = "text", .media = "text/plain", .bytes = text, .blob = {}, .blob_bytes = 0, .share = {}});
+  const std::string payload = wire::encode(result);
+  body += payload;
+  wire::Notify notify;
+  notify.items.emplace_back();
+  notify.items[0].id = job;
+  notify.items[0].state = static_cast<std::uint8_t>(JobState::succeeded);
+  notify.items[0].attempt = 1;
+  notify.items[0].payload_bytes = static_cast<std::uint32_t>(payload.size());
+  return notify;
+}
+template <class T>
+T within(std::future<T>& future) {
+  if (future.wait_for(kPatience) != std::future_status::ready) throw std::runtime_error("the future never became ready");
+  return future.get();
+}
+std::string code_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const gpuq::Error& error) {
+    return error.code();
+  }
+  return "no error";
+}
+
+TEST(ClientConversation, a_thousand_jobs_leave_in_four_messages_and_each_is_answered) {
+  FakeBroker broker;
+  gpuq::Client client(options_for(broker.endpoint()));
+  const auto answers = client.submit(std::vector<gpuq::JobSpec>(1000, echo()));
+  ASSERT_EQ(answers.size(), 1000U);
+  for (const auto& answer : answers) EXPECT_TRUE(answer.ok);
+  std::vector<std::size_t> sizes;
+  for (const auto& submit : broker.all<wire::Submit>()) sizes.push_back(submit.items.size());
+  EXPECT_EQ(sizes, (std::vector<std::size_t>{256, 256, 256, 232}));
+}
+
+TEST(ClientConversation, many_threads_share_one_client) {
+  FakeBroker broker;
+  gpuq::Client client(options_for(broker.endpoint()));
+  std::atomic<int> ok{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 50; ++i) ok += client.submit(std::vector<gpuq::JobSpec>(3, echo())).size() == 3 ? 1 : 0;
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(ok, 400);
+}
+
+TEST(ClientConversation, a_submit_that_was_not_answered_goes_again_with_the_same_ids_on_a_new_link) {
+  FakeBroker broker;
+  broker.script([](FakeBroker&, const Heard& heard) { return std::holds_alternative<wire::Submit>(heard.message); });   // swallows it
+  gpuq::Client client(options_for(broker.endpoint()));
+  auto future = client.submit_async(std::vector<gpuq::JobSpec>(3, echo()));
+  broker.wait_for<wire::Submit>([](const auto& s) { return s.size() == 1; });
+  broker.close();
+  broker.script(nullptr);
+  broker.restart();
+  const auto answers = within(future);
+  const auto submits = broker.all<wire::Submit>();
+  ASSERT_GE(submits.size(), 2U);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(answers[i].ok);
+    EXPECT_EQ(to_string(submits[0].items[i].id), answers[i].id);
+    EXPECT_EQ(submits.back().items[i].id, submits[0].items[i].id);
+    EXPECT_EQ(submits.back().items[i].digest, submits[0].items[i].digest);
+  }
+}
+
+TEST(ClientConversation, a_waiting_job_is_watched_again_after_the_broker_was_killed_and_its_result_arrives) {
+  FakeBroker broker;
+  gpuq::Client client(options_for(broker.endpoint()));
+  const std::string id = client.submit(echo()).id;
+  auto result = client.result_async(id);
+  broker.close();
+  broker.script([](FakeBroker& b, const Heard& heard) {
+    const auto* watch = std::get_if<wire::Watch>(&heard.message);
+    if (watch == nullptr) return false;
+    b.say(heard.peer, wire::Watched{}, heard.header.id);
+    for (const JobId& job : watch->jobs) {
+      std::string body;
+      const auto notify = succeeded(job, body, "after the restart");
+      b.say(heard.peer, notify, 0, body);
+    }
+    return true;
+  });
+  broker.restart();
+  const auto got = within(result);
+  EXPECT_EQ(got.id, id);
+  EXPECT_TRUE(got.ok());
+  ASSERT_NE(got.part("text"), nullptr);
+  EXPECT_EQ(got.part("text")->bytes, "after the restart");
+}
+
+TEST(ClientConversation, a_new_term_on_the_same_link_means_everything_is_watched_again) {
+  FakeBroker broker;
+  gpuq::Client client(options_for(broker.endpoint()));
+  const std::string id = client.submit(echo()).id;
+  auto result = client.result_async(id);
+  broker.set_term(2);
+  const auto watches = broker.wait_for<wire::Watch>([](const auto& w) { return !w.empty(); });
+  EXPECT_EQ(watches[0].jobs, std::vector<JobId>{*parse_job_id(id)});
+}
+
+TEST(ClientConversation, a_result_that_came_before_anybody_asked_is_kept_and_fetching_it_is_acknowledged) {
+  FakeBroker broker;
+  broker.script([](FakeBroker& b, const Heard& heard) {
+    const auto* submit = std::get_if<wire::Submit>(&heard.message);
+    if (submit == nullptr) return false;
+    wire::Submitted answer;
+    std::string body;
+    wire::Notify all;
+    for (const auto& item : submit->items) {
+      answer.items.push_back({.id = item.id, .ok = true, .existing = false, .code = {}, .what = {}, .next = {}});
+      all.items.push_back(succeeded(item.id, body).items[0]);
+    }
+    b.say(heard.peer, answer, heard.header.id);
+    b.say(heard.peer, all, 0, body);
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  std::vector<std::string> ids;
+  for (const auto& answer : client.submit(std::vector<gpuq::JobSpec>(600, echo()))) ids.push_back(answer.id);
+  EXPECT_TRUE(client.wait(ids[0]).ok());
+  std::mutex mutex;
+  std::condition_variable come;
+  std::size_t final = 0;
+  client.on_final({ids.begin() + 1, ids.end()}, [&](gpuq::JobResult&& result) {
+    const std::lock_guard lock(mutex);
+    final += result.ok() ? 1U : 0U;
+    come.notify_one();
+  });
+  std::unique_lock lock(mutex);
+  EXPECT_TRUE(come.wait_for(lock, kPatience, [&] { return final == 599; })) << final;
+  lock.unlock();
+  const auto fetched = broker.wait_for<wire::Fetched>([](const auto& f) {
+    std::size_t n = 0;
+    for (const auto& one : f) n += one.jobs.size();
+    return n == 600;
+  });
+  EXPECT_LE(fetched.size(), 10U) << "acknowledgements are batched";
+  EXPECT_TRUE(broker.all<wire::Watch>().empty()) << "jobs submitted here are watched already";
+}
+
+TEST(ClientConversation, an_unknown_job_is_not_found_and_a_refused_one_says_why) {
+  FakeBroker broker;
+  broker.script([](FakeBroker& b, const Heard& heard) {
+    if (const auto* watch = std::get_if<wire::Watch>(&heard.message)) {
+      b.say(heard.peer, wire::Watched{watch->jobs}, heard.header.id);
+      return true;
+    }
+    if (const auto* submit = std::get_if<wire::Submit>(&heard.message)) {
+      wire::Submitted answer;
+      answer.items.push_back({.id = submit->items[0].id, .ok = false, .existing = false, .code = "NO_FIT", .what = "no device is that large", .next = "gpuq workers"});
+      b.say(heard.peer, answer, heard.header.id);
+      return true;
+    }
+    return false;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  EXPECT_EQ(code_of([&] { client.wait(gpuq::make_job_id()); }), "NOT_FOUND");
+  try {
+    client.submit(echo());
+    ADD_FAILURE() << "accepted";
+  } catch (const gpuq::Error& error) {
+    EXPECT_EQ(error.code(), "NO_FIT");
+    EXPECT_STREQ(error.what(), "no device is that large");
+    EXPECT_EQ(error.next(), "gpuq workers");
+    EXPECT_EQ(error.exit_code(), 1);
+  }
+}
+
+TEST(ClientConversation, a_store_that_is_away_for_a_moment_is_waited_for) {
+  FakeBroker broker;
+  std::atomic<int> refusals{0};
+  broker.script([&](FakeBroker& b, const Heard& heard) {
+    if (!std::holds_alternative<wire::Submit>(heard.message) || refusals >= 2) return false;
+    ++refusals;
+    b.say(heard.peer, wire::Failure{"UNAVAILABLE", "redis is away", ""}, heard.header.id);
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  EXPECT_TRUE(client.submit(echo()).ok);
+  EXPECT_EQ(refusals, 2);
+}
+
+/// What a broker's blob store does, with a first half that is there already.
+struct BlobScript {
+  std::mutex mutex;
+  std::map<BlobDigest, std::string> partial, whole;
+  int chunks = 0;
+  bool operator()(FakeBroker& b, const Heard& heard) {
+    const auto* put = std::get_if<wire::BlobPut>(&heard.message);
+    if (put == nullptr) return false;
+    const std::lock_guard lock(mutex);
+    if (whole.contains(put->blob)) return b.say(heard.peer, wire::BlobPutReply{put->blob, put->total, true}, heard.header.id), true;
+    std::string& have = partial[put->blob];
+    if (!heard.body.empty()) ++chunks;
+    if (put->offset == have.size()) have += heard.body;
+    const bool complete = have.size() == put->total;
+    if (complete) whole[put->blob] = have;
+    b.say(heard.peer, wire::BlobPutReply{put->blob, have.size(), complete}, heard.header.id);
+    return true;
+  }
+};
+
+TEST(ClientConversation, a_large_part_is_uploaded_first_and_once_and_goes_on_where_it_stopped) {
+  FakeBroker broker;
+  auto store = std::make_shared<BlobScript>();
+  std::string bytes;
+  for (int i = 0; bytes.size() < 300'000; ++i) bytes += std::to_string(i);
+  const BlobDigest digest = client::sha256(bytes);
+  store->partial[digest] = bytes.substr(0, 200'000);   // an earlier attempt came this far
+  broker.script([store](FakeBroker& b, const Heard& heard) { return (*store)(b, heard); });
+  gpuq::Client client(options_for(broker.endpoint()));
+  gpuq::JobSpec spec = echo();
+  spec.parts.emplace_back();
+  spec.parts[0].name = "image";
+  spec.parts[0].bytes = bytes;
+  EXPECT_TRUE(client.submit(spec).ok);
+  EXPECT_EQ(store->whole[digest], bytes);
+  EXPECT_EQ(store->chunks, 25) << "the missing 100,000 bytes in chunks of 4096";
+  const auto submits = broker.all<wire::Submit>();
+  ASSERT_EQ(submits.size(), 1U);
+  EXPECT_EQ(submits[0].items[0].blobs, std::vector<BlobDigest>{digest});
+  EXPECT_LT(submits[0].items[0].payload_bytes, 1000U);
+  EXPECT_TRUE(client.submit(spec).ok);
+  EXPECT_EQ(store->chunks, 25) << "known content is not sent again";
+}
+
+TEST(ClientConversation, an_upload_survives_a_dropped_connection) {
+  FakeBroker broker;
+  auto store = std::make_shared<BlobScript>();
+  std::atomic<bool> deaf{false};
+  broker.script([&, store](FakeBroker& b, const Heard& heard) {
+    if (deaf && !std::holds_alternative<wire::ClientHello>(heard.message)) return true;
+    if (std::holds_alternative<wire::BlobPut>(heard.message) && store->chunks >= 10) deaf = true;
+    return deaf ? true : (*store)(b, heard);
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  const std::string bytes(200'000, 'z');
+  auto digest = std::async(std::launch::async, [&] { return client.upload(bytes); });
+  broker.wait_for<wire::BlobPut>([&](const auto&) { return deaf.load(); });
+  broker.close();
+  broker.script([store](FakeBroker& b, const Heard& heard) { return (*store)(b, heard); });
+  broker.restart();
+  EXPECT_EQ(within(digest), to_string(client::sha256(bytes)));
+  EXPECT_EQ(store->whole[client::sha256(bytes)], bytes);
+}
+
+TEST(ClientConversation, a_large_result_is_fetched_in_pieces_and_its_content_is_verified) {
+  FakeBroker broker;
+  std::string bytes;
+  for (int i = 0; bytes.size() < 50'000; ++i) bytes += std::to_string(i * 7);
+  std::atomic<bool> lie{false};
+  broker.script([&](FakeBroker& b, const Heard& heard) {
+    const auto* get = std::get_if<wire::BlobGet>(&heard.message);
+    if (get == nullptr) return false;
+    std::string piece = bytes.substr(get->offset, get->bytes_max);
+    if (lie) piece[0] = static_cast<char>(piece[0] ^ 1);
+    b.say(heard.peer, wire::BlobGetReply{get->blob, bytes.size(), get->offset}, heard.header.id, piece);
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  const std::string digest = to_string(client::sha256(bytes));
+  EXPECT_EQ(client.fetch_blob(digest), bytes);
+  lie = true;
+  EXPECT_EQ(code_of([&] { client.fetch_blob(digest); }), "INTERNAL");
+}
+
+TEST(ClientConversation, every_call_has_a_deadline) {
+  FakeBroker broker;
+  broker.script([](FakeBroker&, const Heard& heard) {
+    return std::holds_alternative<wire::TopQuery>(heard.message) || std::holds_alternative<wire::Submit>(heard.message) || std::holds_alternative<wire::BlobPut>(heard.message);
+  });
+  gpuq::Client client(options_for(broker.endpoint(), 300ms));
+  EXPECT_EQ(code_of([&] { client.top(); }), "TIMED_OUT");
+  EXPECT_EQ(code_of([&] { client.submit(echo()); }), "TIMED_OUT");
+  EXPECT_EQ(code_of([&] { client.upload("x"); }), "TIMED_OUT");
+  EXPECT_EQ(code_of([&] { client.wait(gpuq::make_job_id(), 50ms); }), "TIMED_OUT");
+}
+
+TEST(ClientConversation, a_broker_that_is_not_there_is_unreachable_for_every_kind_of_call) {
+  gpuq::Options options = options_for("tcp://127.0.0.1:1");
+  options.connect_timeout = 200ms;
+  gpuq::Client client(options);
+  EXPECT_EQ(code_of([&] { client.top(); }), "UNREACHABLE");
+  EXPECT_EQ(code_of([&] { client.submit(echo()); }), "UNREACHABLE");
+  EXPECT_EQ(code_of([&] { client.wait(gpuq::make_job_id()); }), "UNREACHABLE");
+  auto future = client.result_async(gpuq::make_job_id());
+  EXPECT_EQ(code_of([&] { within(future); }), "UNREACHABLE");
+}
+
+TEST(ClientConversation, cancel_answers_in_words_and_logs_are_followed_to_their_end) {
+  FakeBroker broker;
+  broker.script([](FakeBroker& b, const Heard& heard) {
+    const std::uint64_t id = heard.header.id;
+    if (std::holds_alternative<wire::CancelJobs>(heard.message)) return b.say(heard.peer, wire::CancelReply{{0, 1, 2, 3}}, id), true;
+    if (const auto* log = std::get_if<wire::LogQuery>(&heard.message)) {
+      EXPECT_TRUE(log->follow);
+      b.say(heard.peer, wire::LogReply{log->job, 0, 4, false}, id, "one\n");
+      b.say(heard.peer, wire::LogReply{log->job, 4, 8, false}, id, "two\n");
+      b.say(heard.peer, wire::LogReply{log->job, 8, 8, true}, id);
+      return true;
+    }
+    return false;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  std::vector<std::string> ids;
+  for (int i = 0; i < 4; ++i) ids.push_back(gpuq::make_job_id());
+  EXPECT_EQ(client.cancel(ids), (std::vector<std::string>{"cancelled", "asked", "already_final", "unknown"}));
+  std::string text;
+  client.follow_logs(ids[0], 0, [&](const gpuq::LogChunk& chunk) { text += chunk.bytes; return true; });
+  EXPECT_EQ(text, "one\ntwo\n");
+}
+
+TEST(ClientConversation, following_goes_on_after_a_reconnect_where_it_was) {
+  FakeBroker broker;
+  broker.script([](FakeBroker& b, const Heard& heard) {
+    const auto* log = std::get_if<wire::LogQuery>(&heard.message);
+    if (log == nullptr) return false;
+    if (log->offset == 0) b.say(heard.peer, wire::LogReply{log->job, 0, 4, false}, heard.header.id, "one\n");
+    else b.say(heard.peer, wire::LogReply{log->job, log->offset, 8, true}, heard.header.id, "two\n");
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  std::string text;
+  client.follow_logs(gpuq::make_job_id(), 0, [&](const gpuq::LogChunk& chunk) {
+    text += chunk.bytes;
+    if (chunk.bytes == "one\n") broker.restart();
+    return true;
+  });
+  EXPECT_EQ(text, "one\ntwo\n");
+}
+
+TEST(ClientConversation, a_broker_of_another_protocol_is_said_at_once) {
+  FakeBroker broker;
+  broker.script([](FakeBroker& b, const Heard& heard) {
+    if (!std::holds_alternative<wire::ClientHello>(heard.message)) return false;
+    b.say(heard.peer, wire::Failure{"PROTOCOL", "this client speaks version 1, the broker 2..3", "update the client"}, heard.header.id);
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  EXPECT_EQ(code_of([&] { client.top(); }), "PROTOCOL");
+}
+
+TEST(ClientConversation, a_blocking_call_inside_a_callback_is_refused_not_a_deadlock) {
+  FakeBroker broker;
+  gpuq::Client client(options_for(broker.endpoint()));
+  const std::string id = client.submit(echo()).id;
+  std::promise<std::string> code;
+  client.on_final({id}, [&](gpuq::JobResult&&) { code.set_value(code_of([&] { client.top(); })); });
+  const PeerId peer = broker.last_peer();
+  broker.later([&broker, peer, id] {
+    std::string body;
+    const auto notify = succeeded(*parse_job_id(id), body);
+    broker.say(peer, notify, 0, body);
+  });
+  auto future = code.get_future();
+  EXPECT_EQ(within(future), "USAGE");
+}
+
+TEST(ClientConversation, closing_a_client_ends_what_waits_on_it) {
+  FakeBroker broker;
+  std::future<gpuq::JobResult> result;
+  {
+    gpuq::Client client(options_for(broker.endpoint()));
+    result = client.result_async(client.submit(echo()).id);
+  }
+  EXPECT_EQ(code_of([&] { within(result); }), "CANCELLED");
+}
+
+TEST(ClientConversation, an_unknown_key_and_a_wrong_server_key_are_said_within_seconds) {
+  char name[] = "/tmp/gpuq-client-XXXXXX";
+  ASSERT_NE(::mkdtemp(name), nullptr);
+  const std::string dir = name;
+  const auto server = net::keys_init(dir + "/keys");
+  ASSERT_TRUE(server);
+  net::Context context;
+  asio::io_context io;
+  net::Authority authority(context, io, dir + "/keys");
+  ASSERT_TRUE(authority.start());
+  ASSERT_TRUE(authority.self_test(*server));
+  net::RouterPort port(context, io, {.received = [](const net::Speaker&, net::Packet&&) {}, .malformed = [](const net::Speaker&, Error) {}, .drained = {}, .link_lost = {}});
+  net::RouterPort::Options bind;
+  bind.endpoint = "tcp://127.0.0.1:*";
+  bind.keys = &*server;
+  const auto endpoint = port.bind(bind);
+  ASSERT_TRUE(endpoint) << endpoint.error().what;
+  std::thread thread([&] { io.run(); });
+
+  const auto attempt = [&](const net::AccessFile& access) {
+    const std::string file = dir + "/access.json";
+    EXPECT_TRUE(net::write_access_file(file, access));
+    gpuq::Options options;
+    options.access_file = file;
+    options.timeout = 15s;
+    gpuq::Client client(options);
+    return code_of([&] { client.top(); });
+  };
+  ASSERT_TRUE(net::keys_init(dir + "/other"));
+  const auto access = net::keys_issue(dir + "/other", "stranger", net::Role::client, *endpoint, WallTime{1});
+  ASSERT_TRUE(access) << access.error().what;
+  net::AccessFile stranger = *access;
+  stranger.server_key = server->public_key;
+  EXPECT_EQ(attempt(stranger), "KEY_REFUSED");
+  const std::string wrong_server = attempt(*access);   // the other server's public key
+  EXPECT_TRUE(wrong_server == "KEY_REFUSED" || wrong_server == "UNREACHABLE") << wrong_server;
+
+  asio::post(io, [&] { port.close(); io.stop(); });
+  thread.join();
+  std::filesystem::remove_all(dir);
+}
+
+}  // namespace
+}  // namespace gq
