@@ -14,6 +14,7 @@
 #include <sstream>
 #include <thread>
 
+#include "broker/store/blobs.h"
 #include "common/config/clock.h"
 
 extern char** environ;
@@ -258,6 +259,26 @@ bool Peer::has_answer(std::uint64_t id) const {
   return false;
 }
 
+std::string http_get(const std::string& address, const std::string& path) {
+  const auto colon = address.rfind(':');
+  asio::io_context io;
+  asio::ip::tcp::socket socket(io);
+  socket.connect({asio::ip::make_address(address.substr(0, colon)), static_cast<std::uint16_t>(std::stoi(address.substr(colon + 1)))});
+  asio::write(socket, asio::buffer("GET " + path + " HTTP/1.1\r\nHost: test\r\n\r\n"));
+  std::string text;
+  ErrorCode end;
+  asio::read(socket, asio::dynamic_buffer(text), end);
+  return text;
+}
+
+BlobDigest upload(Peer& peer, std::string_view bytes, std::size_t chunk) {
+  const BlobDigest digest = store::digest_of(bytes);
+  auto reply = peer.ask<wire::BlobPutReply>(wire::BlobPut{.blob = digest, .total = bytes.size(), .offset = 0});
+  while (!reply.complete && !testing::Test::HasFailure())
+    reply = peer.ask<wire::BlobPutReply>(wire::BlobPut{.blob = digest, .total = bytes.size(), .offset = reply.next}, bytes.substr(reply.next, chunk));
+  return digest;
+}
+
 JobId new_job_id() {
   const Moment at = now();
   return make_job_id(static_cast<std::uint64_t>(at.wall.ms), random_u64(), random_u64());
@@ -326,8 +347,11 @@ Worker::~Worker() { *alive_ = false; }
 bool Worker::on_heard(Heard& h) {
   if (std::holds_alternative<wire::WorkerBeatReply>(h.message)) return true;
   if (const auto* accepted_ends = std::get_if<wire::Accepted>(&h.message)) {
-    for (std::size_t i = 0; i < accepted_ends->grants.size(); ++i)
-      if (accepted_ends->verdicts[i] == 0) ++accepted[accepted_ends->grants[i].job];
+    for (std::size_t i = 0; i < accepted_ends->grants.size(); ++i) {
+      const wire::Grant& grant = accepted_ends->grants[i];
+      if (accepted_ends->verdicts[i] == 0) accepted[grant.job].insert(grant);
+      journal.erase(grant);
+    }
     return echoes_;
   }
   const auto* assign = std::get_if<wire::Assign>(&h.message);
@@ -351,6 +375,7 @@ bool Worker::on_heard(Heard& h) {
     end.started = true;
     end.payload_bytes = static_cast<std::uint32_t>((*payloads)[i].size());
     bodies += (*payloads)[i];
+    journal[item.grant] = {end, std::string((*payloads)[i])};
     ended.items.push_back(end);
   }
   if (!ended.items.empty()) {
@@ -435,13 +460,30 @@ std::uint8_t Worker::end(const wire::Grant& grant, const std::string& result, Ou
   return answered.verdicts.empty() ? 255 : answered.verdicts.front();
 }
 
+void Worker::resume() {
+  connect();
+  std::vector<wire::Grant> held;
+  for (const auto& [grant, end] : journal) held.push_back(grant);
+  hello(held);
+  running.clear();
+  wire::Ended ended;
+  std::string bodies;
+  for (const auto& [grant, end] : journal) {
+    if (ended.items.size() == kLimits.items_max) break;
+    ended.items.push_back(end.first);
+    bodies += end.second;
+  }
+  if (!ended.items.empty()) say(ended, bodies);
+}
+
 void Worker::echo_everything(bool on) { echoes_ = on; }
 
 // ---- the fixture
 
 net::AccessFile BrokerStory::access(const std::string& name, net::Role role, const std::string& endpoint) {
+  if (const auto known = issued_.find(name); known != issued_.end()) return known->second;
   auto issued = net::keys_issue(broker.keys_dir(), name, role, endpoint, now().wall);
-  if (issued) return *issued;
+  if (issued) return issued_[name] = *issued;
   ADD_FAILURE() << issued.error().what;
   return {};
 }

@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -73,8 +74,8 @@ class Redis {
   std::string dir_;
 };
 
-/// The pids below `parent` whose command line contains `word`, and the pids of a managed redis-server.
 std::vector<pid_t> children_of(pid_t parent);
+std::string http_get(const std::string& address, const std::string& path);   ///< status line and body
 bool process_exists(pid_t pid);
 
 class Broker {
@@ -174,6 +175,8 @@ class Peer {
   std::uint64_t last_id_{};
 };
 
+/// Uploads `bytes` in chunks over this peer's connection; its digest.
+BlobDigest upload(Peer& peer, std::string_view bytes, std::size_t chunk = 256U << 10U);
 JobId new_job_id();
 wire::SubmitItem echo_job(JobId id);
 
@@ -203,11 +206,16 @@ class Worker : public Peer {
   /// Ends this grant as succeeded with `result`; the verdict.
   std::uint8_t end(const wire::Grant& grant, const std::string& result = {}, Outcome outcome = Outcome::succeeded, std::vector<BlobDigest> blobs = {});
   std::uint64_t say_end(const wire::Grant& grant, const std::string& result = {}, Outcome outcome = Outcome::succeeded, std::vector<BlobDigest> blobs = {});
+  void started(const wire::Grant& grant) { say(wire::Started{{grant}}); }
+  /// A new link to the broker: hello with what is held and not accepted yet, and those ends once more.
+  void resume();
   void echo_everything(bool on = true);   ///< each assignment is ended at once with its own body
   void beat_by_itself(bool on);
   std::string name;
   std::vector<wire::Grant> running;
-  std::map<JobId, int> starts, accepted;
+  std::map<JobId, int> starts;
+  std::map<JobId, std::set<wire::Grant>> accepted;                              ///< grants whose result counted
+  std::map<wire::Grant, std::pair<wire::EndedItem, std::string>> journal;       ///< ended, without a verdict yet
   std::deque<std::pair<wire::AssignItem, std::string>> assignments;
   std::uint64_t last_number{};
   std::uint64_t ended_count{};
@@ -234,6 +242,9 @@ struct BrokerStory : testing::Test {
   std::unique_ptr<Worker> new_worker(const std::string& name = "anna");
   void start(std::vector<std::string> options = {}, std::vector<std::string> environment = {});
   void TearDown() override;
+
+ private:
+  std::map<std::string, net::AccessFile> issued_;
 };
 
 }  // namespace gq::test
