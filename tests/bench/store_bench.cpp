@@ -33,7 +33,8 @@ void bench_image(asio::io_context& io, const store::RedisAddress& address) {
     std::vector<store::BatchItem> items;
     for (int i = 0; i < 1000; ++i) {
       core::JobRecord r;
-      r.fixed.id = make_job_id(1'760'000'000'000 + ++jobs, jobs & 0xFFFFU, jobs * 0x9E3779B97F4A7C15ULL);
+      ++jobs;
+      r.fixed.id = make_job_id(1'760'000'000'000 + jobs, jobs & 0xFFFFU, jobs * 0x9E3779B97F4A7C15ULL);
       r.fixed.seq = jobs;
       r.fixed.owner = "bench";
       r.fixed.body_bytes = 200;
