@@ -245,7 +245,8 @@ Expected<std::shared_ptr<Model>> Model::load(const LoadRequest& request, const B
   if (!image::read_file(request.path, bytes, why)) return Failure{"UNKNOWN_MODEL", "model " + request.name + ": " + why, "gpuq model list"};
 
   const bool tensors = bytes.size() > 9 && bytes[8] == '{' && bytes[0] != '\x80';
-  const std::string runtime = request.runtime.empty() ? (tensors ? "gpuq-detector" : "torchscript") : request.runtime;
+  // The content decides before the registry's word: a detector pushed without --runtime still runs.
+  const std::string runtime = tensors ? "gpuq-detector" : request.runtime.empty() ? "torchscript" : request.runtime;
   state->info.runtime = runtime;
   const int batch_max = request.batch_max > 0 ? request.batch_max : backend.kind() == DeviceKind::cpu ? 4 : 32;
   try {

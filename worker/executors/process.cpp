@@ -5,7 +5,9 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <array>
 #include <climits>
+#include <cstdlib>
 
 namespace gq::exec {
 
@@ -26,6 +28,18 @@ void become_child() {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   // A supervisor that died before the line above closed its end of fd 3: the first read says so. (getppid() == 1 proves nothing: in a
   // container the supervisor is process 1.)
+  // libgomp reads its environment while it is loaded, so this takes a second exec. Its default makes a waiting thread spin for
+  // milliseconds: with a trainer and a modelhost on the same cores each then burns the time that the other needs.
+  if (::getenv("GOMP_SPINCOUNT") == nullptr && ::getenv("OMP_WAIT_POLICY") == nullptr) {
+    ::setenv("GOMP_SPINCOUNT", "10000", 1);
+    ::setenv("CUDA_MODULE_LOADING", "LAZY", 0);
+    char name[] = "/proc/self/exe";
+    std::array<char, 4096> path{};
+    if (::readlink(name, path.data(), path.size() - 1) > 0) {
+      char* argv[]{path.data(), nullptr};
+      ::execv(path.data(), argv);   // keeps fd 3 and the death signal; on failure we go on without
+    }
+  }
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGINT, SIG_IGN);                    // ctrl-C in a terminal reaches the whole group: the supervisor decides, not the key
   ::mallopt(M_MMAP_THRESHOLD, 32 << 20);

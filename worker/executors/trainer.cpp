@@ -193,8 +193,7 @@ class TrainerChild {
   }
   void fail(std::uint64_t id, const Failure& failure) {
     Frame f{.type = Type::failed, .id = id, .fields = {}};
-    f.add("code", failure.code).add("what", failure.what);
-    if (!failure.next.empty()) f.add("next", failure.next);
+    f.add("code", failure.code).add("what", failure.next.empty() ? failure.what : failure.what + "; " + failure.next);
     channel_.send(f);
   }
 

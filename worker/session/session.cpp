@@ -148,9 +148,10 @@ void Session::on_welcome(Instant now, wire::WorkerWelcome&& message, Actions& ou
   ended_queue_.clear();
   report_queue_.clear();
   for (auto& [grant, held] : held_) {
+    held.queued = false;
     held.checkpoint_said = held.released_said = false;
     if (held.ended) {
-      if (!held.waiting_upload) ended_queue_.push_back(grant);
+      if (!held.waiting_upload) queue_end(grant);
     } else {
       if (held.started) started_queue_.push_back(grant);
       if (held.checkpoint_step != 0 || !held.checkpoint.empty() || held.released || held.progress) report_queue_.push_back(grant);

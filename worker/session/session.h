@@ -169,6 +169,7 @@ class Session {
     wire::EndedItem end;
     std::string body;
     Instant said{};                      ///< when the end was last sent
+    bool queued{};                       ///< stands in ended_queue_
     bool waiting_upload{};
     BlobDigest checkpoint;
     std::uint64_t checkpoint_step{};

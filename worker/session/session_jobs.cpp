@@ -138,7 +138,9 @@ void Session::job_started(Instant now, const Grant& grant) {
   started_queue_.push_back(grant);
 }
 
-void Session::queue_end(const Grant& grant) { ended_queue_.push_back(grant); }
+void Session::queue_end(const Grant& grant) {
+  if (!std::exchange(held_.at(grant).queued, true)) ended_queue_.push_back(grant);
+}
 
 void Session::job_ended(Instant now, Ending ending, Actions& out) {
   const auto it = held_.find(ending.grant);
@@ -288,8 +290,10 @@ void Session::flush_ended(Instant now, Actions& out) {
   message.items.reserve(std::min(ended_queue_.size(), kLimits.items_max));
   for (const Grant& grant : ended_queue_) {
     const auto it = held_.find(grant);
-    if (it == held_.end() || !it->second.ended || it->second.waiting_upload || it->second.said == now) continue;
+    if (it == held_.end() || !it->second.ended || !it->second.queued) continue;
     Held& held = it->second;
+    held.queued = false;
+    if (held.waiting_upload) continue;
     if (message.items.size() == kLimits.items_max || (!body.empty() && body.size() + held.body.size() > kLimits.frame_bytes_max)) send();
     held.said = now;
     message.items.push_back(held.end);

@@ -1,0 +1,49 @@
+/* nvml.c - a pretend libnvidia-ml.so. NVML_FAKE=two|lost|garbage|noinit chooses what it says. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct nvmlDevice_st { int index; } *Device;
+struct MemoryV1 { unsigned long long total, free, used; };
+struct MemoryV2 { unsigned version; unsigned long long total, reserved, free, used; };
+struct Utilization { unsigned gpu, memory; };
+struct Process { unsigned pid; unsigned long long used; unsigned gi, ci; };
+static struct nvmlDevice_st cards[2] = {{0}, {1}};
+static int is(const char* word) {
+  const char* mode = getenv("NVML_FAKE");
+  return mode != NULL && strcmp(mode, word) == 0;
+}
+static int lost(Device d) { return is("lost") && d->index == 1; }
+
+int nvmlInit_v2(void) { return is("noinit") ? 9 : 0; }
+int nvmlShutdown(void) { return 0; }
+const char* nvmlErrorString(int code) { return code == 9 ? "Driver Not Loaded" : code == 15 ? "GPU is lost" : "Unknown Error"; }
+int nvmlDeviceGetCount_v2(unsigned* count) { *count = is("garbage") ? 4000000000u : 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device* d) { if (index > 1) return 2; *d = &cards[index]; return 0; }
+int nvmlDeviceGetUUID(Device d, char* out, unsigned n) {
+  if (lost(d)) return 15;
+  snprintf(out, n, "GPU-0000000%d-1111-2222-3333-444444444444", d->index);
+  return 0;
+}
+int nvmlDeviceGetName(Device d, char* out, unsigned n) { snprintf(out, n, "Pretend RTX %d", d->index); return 0; }
+/* The old ABI: a caller that uses it when v2 exists sees nonsense. */
+int nvmlDeviceGetMemoryInfo(Device d, struct MemoryV1* m) { (void)d; m->total = 1; m->free = 1; m->used = 1; return 0; }
+int nvmlDeviceGetMemoryInfo_v2(Device d, struct MemoryV2* m) {
+  if (lost(d)) return 15;
+  if (m->version != (sizeof *m | (2u << 24))) return 25;
+  m->total = d->index == 0 ? 24564ull << 20 : 8192ull << 20;
+  m->reserved = 400ull << 20;
+  m->used = 1400ull << 20;
+  m->free = m->total - m->used;
+  return 0;
+}
+int nvmlDeviceGetTemperature(Device d, int sensor, unsigned* c) { (void)sensor; if (lost(d)) return 15; *c = 61; return 0; }
+int nvmlDeviceGetUtilizationRates(Device d, struct Utilization* u) { if (d->index == 1) return 3; u->gpu = 37; u->memory = 5; return 0; }
+int nvmlDeviceGetComputeRunningProcesses_v3(Device d, unsigned* count, struct Process* list) {
+  (void)d;
+  if (*count < 2) { *count = 2; return 7; }
+  list[0] = (struct Process){4242, 500ull << 20, 0, 0};
+  list[1] = (struct Process){4343, ~0ull, 0, 0};
+  *count = 2;
+  return 0;
+}

@@ -1,0 +1,164 @@
+// worker_children_test.cpp - the supervisor and children that answer, crash, hang, lie and die: jobs are told apart, the worker lives on.
+#include "tests/integration/worker_story.h"
+
+namespace gq::test {
+namespace {
+
+struct WorkerChildren : WorkerStory {
+  void SetUp() override {
+    WorkerStory::SetUp();
+    const std::string libexec = dir.path("libexec");
+    std::filesystem::create_directories(libexec);
+    for (const char* name : {"gpuq-modelhost", "gpuq-trainer"}) std::filesystem::copy_file(GPUQ_FAKE_CHILD, libexec + "/" + name);
+    worker_environment = {"PATH=/usr/bin:/bin", "GPUQ_LIBEXEC=" + libexec, "GPUQ_CHILD_HANG_S=1", "GPUQ_TEST_PIDS=" + dir.path("pids")};
+    admin = new_client("root", net::Role::admin);
+    push_model("yolo", "weights");
+  }
+  JobId infer(const std::string& what = {}, const std::string& model = "yolo", std::uint32_t retries = 0) {
+    auto item = job("infer");
+    item.model = model;
+    item.retries = retries;
+    wire::JobBody body;
+    if (!what.empty()) body.params["do"] = what;
+    body.parts.push_back({"x", "application/octet-stream", "input", {}, 0, ""});
+    return submit(item, body);
+  }
+  JobId train(const std::string& steps) {
+    wire::JobBody body;
+    body.params["steps"] = steps;
+    return submit(job("train.detector"), body);
+  }
+  std::vector<pid_t> children_seen() {
+    std::vector<pid_t> out;
+    std::ifstream in(dir.path("pids"));
+    for (pid_t pid = 0; in >> pid;) out.push_back(pid);
+    return out;
+  }
+};
+
+TEST_F(WorkerChildren, a_model_is_loaded_once_and_answers_many_jobs_from_one_process) {
+  start_worker();
+  for (int i = 0; i < 20; ++i) {
+    const Final end = final_of(infer());
+    ASSERT_EQ(end.state, JobState::succeeded) << end.code << ": " << end.what;
+    EXPECT_EQ(end.parts, (std::map<std::string, std::string>{{"x", "input"}}));
+    EXPECT_EQ(end.values.at("model").rfind("yolo@", 0), 0U);
+  }
+  EXPECT_EQ(children_seen().size(), 1U);
+}
+
+TEST_F(WorkerChildren, a_large_result_becomes_a_blob_and_a_large_input_arrives_as_a_file) {
+  start_worker();
+  const std::string large(500'000, 'i');
+  const BlobDigest blob = put_blob(*client, large);
+  auto item = job("infer");
+  item.model = "yolo";
+  item.blobs = {blob};
+  wire::JobBody body;
+  body.params["do"] = "big";
+  body.parts.push_back({"image", "image/png", "", blob, large.size(), ""});
+  const Final end = final_of(submit(item, body));
+  ASSERT_EQ(end.state, JobState::succeeded) << end.what;
+  EXPECT_EQ(end.parts.at("big"), std::string(300'000, 'B'));
+  EXPECT_EQ(end.parts.at("image") == large, true);
+}
+
+TEST_F(WorkerChildren, a_crash_is_the_running_jobs_own_loss_and_three_of_them_quarantine_it) {
+  start_worker();
+  const Final end = final_of(infer("crash"));
+  EXPECT_EQ(end.state, JobState::quarantined) << end.what;
+  EXPECT_NE(end.what.find("signal 11"), std::string::npos) << end.what;
+  EXPECT_EQ(end.attempt, 3U);
+  EXPECT_EQ(final_of(infer()).state, JobState::succeeded) << "and the worker goes on";
+}
+
+TEST_F(WorkerChildren, garbage_and_silence_cost_the_child_its_life_and_not_the_worker) {
+  start_worker();
+  EXPECT_EQ(final_of(infer("garbage")).state, JobState::quarantined);
+  const JobId hung = infer("hang");
+  const Final end = final_of(hung);
+  EXPECT_EQ(end.state, JobState::quarantined);
+  EXPECT_NE(end.what.find("hangs"), std::string::npos) << end.what;
+  EXPECT_EQ(final_of(infer()).state, JobState::succeeded);
+  EXPECT_TRUE(program.running());
+}
+
+TEST_F(WorkerChildren, failures_keep_their_codes_and_only_some_are_final) {
+  start_worker();
+  const Final bad = final_of(infer("fail", "yolo", 3));
+  EXPECT_EQ(bad.state, JobState::failed);
+  EXPECT_EQ(bad.code, "BAD_IMAGE");
+  EXPECT_EQ(bad.attempt, 1U);
+  const Final oom = final_of(infer("oom", "yolo", 1));
+  EXPECT_EQ(oom.code, "OOM");
+  EXPECT_EQ(oom.attempt, 2U) << "memory may be free the next time";
+  EXPECT_EQ(final_of(infer("escape")).code, "BAD_MESSAGE");
+}
+
+TEST_F(WorkerChildren, a_model_that_cannot_be_loaded_fails_its_jobs_with_the_reason) {
+  push_model("wreck", "broken weights");
+  start_worker();
+  const Final end = final_of(infer("", "wreck", 3));
+  EXPECT_EQ(end.state, JobState::failed);
+  EXPECT_EQ(end.code, "BAD_MODEL");
+  EXPECT_NE(end.what.find("it is broken"), std::string::npos);
+}
+
+TEST_F(WorkerChildren, a_child_that_never_comes_up_fails_jobs_instead_of_holding_them) {
+  worker_environment.push_back("GPUQ_TEST_DIE_AT_START=1");
+  start_worker();
+  loop.until([&] { return true; }, "");
+  const Final end = final_of(infer());
+  EXPECT_EQ(end.state, JobState::failed);
+  EXPECT_EQ(end.code, "CHILD_CRASHED");
+}
+
+TEST_F(WorkerChildren, a_trainer_reports_progress_checkpoints_and_its_artefacts) {
+  start_worker();
+  const JobId id = train("30");
+  const Final end = final_of(id);
+  ASSERT_EQ(end.state, JobState::succeeded) << end.code << ": " << end.what;
+  EXPECT_EQ(end.parts.at("weights.bin"), std::string(200'000, 'w'));
+  EXPECT_EQ(end.parts.at("gpuq-log.txt"), "training from step 0\n");
+  const wire::JobStatus status = client->status(id);
+  EXPECT_EQ(status.checkpoint_step, 15U);
+}
+
+TEST_F(WorkerChildren, a_drained_trainer_yields_and_the_next_worker_resumes_at_its_step) {
+  start_worker();
+  const JobId id = train("400");
+  loop.until([&] { return client->status(id).progress_step >= 20; }, "twenty steps");
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.wait(), 0) << program.log();
+  const auto at = client->status(id).checkpoint_step;
+  EXPECT_GE(at, 20U);
+  start_worker({}, "carl");
+  const Final end = final_of(id);
+  EXPECT_EQ(end.state, JobState::succeeded) << end.what;
+  EXPECT_EQ(end.values.at("first_step"), std::to_string(at));
+  EXPECT_EQ(client->status(id).losses, 0U);
+}
+
+TEST_F(WorkerChildren, cancelling_a_trainer_ends_its_process) {
+  start_worker();
+  const JobId id = train("1000000");
+  loop.until([&] { return client->status(id).progress_step >= 3; }, "steps");
+  client->ask<wire::CancelReply>(wire::CancelJobs{{id}});
+  EXPECT_EQ(final_of(id).state, JobState::cancelled);
+  const auto pids = children_seen();
+  ASSERT_EQ(pids.size(), 1U);
+  loop.until([&] { return !alive(pids[0]); }, "the trainer to end");
+}
+
+TEST_F(WorkerChildren, simulated_cards_are_offered_and_their_children_run_on_the_cpu) {
+  start_worker({"--simulate-gpus", "24GiB,8GiB"});
+  const auto workers = client->ask<wire::WorkersReply>(wire::WorkersQuery{});
+  ASSERT_EQ(workers.workers.size(), 1U);
+  std::vector<std::string> uuids;
+  for (const auto& device : workers.workers[0].devices) uuids.push_back(device.device.uuid + " " + std::to_string(device.device.total_mib));
+  EXPECT_EQ(uuids, (std::vector<std::string>{"GPU-sim-bert-0 24576", "GPU-sim-bert-1 8192"}));
+  EXPECT_EQ(final_of(infer()).state, JobState::succeeded);
+}
+
+}  // namespace
+}  // namespace gq::test

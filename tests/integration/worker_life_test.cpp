@@ -1,0 +1,253 @@
+// worker_life_test.cpp - gpuq-worker as a process: echo, sleep and command through the real broker with CURVE.
+#include "tests/integration/worker_story.h"
+
+namespace gq::test {
+namespace {
+
+using WorkerLife = WorkerStory;
+
+TEST_F(WorkerLife, echo_gives_back_the_parts_as_they_were) {
+  start_worker();
+  wire::JobBody body;
+  body.parts.push_back({"text", "text/plain", std::string("hel\0lo", 6), {}, 0, ""});
+  const Final end = final_of(submit(job("echo"), body));
+  EXPECT_EQ(end.state, JobState::succeeded);
+  EXPECT_EQ(end.parts, (std::map<std::string, std::string>{{"text", std::string("hel\0lo", 6)}}));
+}
+
+TEST_F(WorkerLife, a_thousand_echoes_all_come_back) {
+  start_worker({"--slots", "64"});
+  client->remember_finals();
+  std::vector<JobId> ids;
+  for (int batch = 0; batch < 10; ++batch) {
+    std::vector<wire::SubmitItem> items;
+    std::vector<std::string> bodies;
+    for (int i = 0; i < 100; ++i) {
+      ids.push_back(new_job_id());
+      items.push_back(job("echo", ids.back()));
+      wire::JobBody body;
+      body.parts.push_back({"n", "", std::to_string(ids.size()), {}, 0, ""});
+      bodies.push_back(wire::encode(body));
+    }
+    client->submit(items, bodies);
+  }
+  loop.until([&] { return client->finals.size() == ids.size(); }, "1000 ends", 30s);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const auto& [notice, payload] = client->finals[ids[i]];
+    const auto body = wire::decode_result_body(std::as_bytes(std::span(payload)));
+    ASSERT_TRUE(body && body->parts.size() == 1);
+    EXPECT_EQ(body->parts[0].bytes, std::to_string(i + 1));
+  }
+}
+
+TEST_F(WorkerLife, sleep_takes_its_time_and_can_be_cancelled) {
+  start_worker();
+  wire::JobBody body;
+  body.params["ms"] = "30";
+  EXPECT_EQ(final_of(submit(job("sleep"), body)).state, JobState::succeeded);
+  body.params["ms"] = "600000";
+  const JobId id = submit(job("sleep"), body);
+  until_running(id);
+  client->ask<wire::CancelReply>(wire::CancelJobs{{id}});
+  EXPECT_EQ(final_of(id).state, JobState::cancelled);
+  body.params["ms"] = "a while";
+  const Final bad = final_of(submit(job("sleep"), body));
+  EXPECT_EQ(bad.state, JobState::failed);
+  EXPECT_EQ(bad.code, "BAD_INPUT");
+}
+
+TEST_F(WorkerLife, a_command_succeeds_with_its_outputs_its_log_and_its_exit_code) {
+  start_worker();
+  const Final end = final_of(shell("echo one; echo two >&2; mkdir -p $GPUQ_OUTPUT_DIR/sub; printf small > $GPUQ_OUTPUT_DIR/sub/a.txt; "
+                                   "head -c 200000 /dev/zero > $GPUQ_OUTPUT_DIR/big.bin"));
+  EXPECT_EQ(end.state, JobState::succeeded) << end.code << " " << end.what;
+  EXPECT_EQ(end.values, (std::map<std::string, std::string>{{"exit_code", "0"}}));
+  EXPECT_EQ(end.parts, (std::map<std::string, std::string>{{"sub/a.txt", "small"}, {"big.bin", std::string(200'000, '\0')}, {"gpuq-log.txt", "one\ntwo\n"}}));
+}
+
+TEST_F(WorkerLife, a_command_that_fails_says_how_and_its_last_lines) {
+  start_worker();
+  const Final end = final_of(shell("echo it went wrong here; exit 3"));
+  EXPECT_EQ(end.state, JobState::failed);
+  EXPECT_EQ(end.code, "JOB_FAILED");
+  EXPECT_NE(end.what.find("exit code 3"), std::string::npos) << end.what;
+  EXPECT_NE(end.what.find("it went wrong here"), std::string::npos) << end.what;
+  const Final killed = final_of(shell("kill -SEGV $$"));
+  EXPECT_EQ(killed.state, JobState::failed);
+  EXPECT_NE(killed.what.find("signal 11"), std::string::npos) << killed.what;
+  const Final early = final_of(shell("exit 75"));
+  EXPECT_EQ(early.state, JobState::failed) << "75 means yielded only after a request";
+}
+
+TEST_F(WorkerLife, arguments_reach_the_program_untouched) {
+  start_worker();
+  const std::vector<std::string> odd{"a b", "$HOME", "`id`", "; rm -rf /tmp/nothing", "*", "\"quoted\"", "new\nline", "ünïcode", "", "--", "|&<>"};
+  std::vector<std::string> argv{"/usr/bin/printf", "[%s]"};
+  argv.insert(argv.end(), odd.begin(), odd.end());
+  const Final end = final_of(command(argv));
+  std::string expected;
+  for (const std::string& one : odd) expected += "[" + one + "]";
+  EXPECT_EQ(end.parts.at("gpuq-log.txt"), expected);
+}
+
+TEST_F(WorkerLife, the_environment_is_exactly_what_is_promised) {
+  worker_environment = {"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "SECRET_TOKEN=canary-4711", "GPUQ_ACCESS_FILE=/root/canary-4711", "VIRTUAL_ENV=/venv"};
+  start_worker();
+  wire::JobBody body;
+  body.env = {{"MINE", "yes = 1"}, {"GPUQ_JOB_ID", "forged"}, {"CUDA_VISIBLE_DEVICES", "forged"}, {"LANG", "ko_KR.UTF-8"}};
+  const JobId id = command({"/usr/bin/env", "-0"}, body);
+  const Final end = final_of(id);
+  std::map<std::string, std::string> seen;
+  std::string text = end.parts.at("gpuq-log.txt");
+  for (std::size_t at = 0; at < text.size();) {
+    const std::string line = text.substr(at, text.find('\0', at) - at);
+    seen[line.substr(0, line.find('='))] = line.substr(line.find('=') + 1);
+    at += line.size() + 1;
+  }
+  const std::string home = scratch() + "/attempts/" + to_string(id) + "-1";
+  EXPECT_EQ(seen, (std::map<std::string, std::string>{{"PATH", "/usr/bin:/bin"}, {"LANG", "ko_KR.UTF-8"}, {"VIRTUAL_ENV", "/venv"}, {"MINE", "yes = 1"},
+                                                      {"GPUQ_JOB_ID", to_string(id)}, {"GPUQ_ATTEMPT", "1"}, {"GPUQ_CHECKPOINT_DIR", home + "/checkpoint"},
+                                                      {"GPUQ_OUTPUT_DIR", home + "/out"}, {"GPUQ_INPUT_DIR", home + "/in"}, {"GPUQ_PROGRESS_FD", "3"},
+                                                      {"GPUQ_VRAM_MIB", seen["GPUQ_VRAM_MIB"]}, {"CUDA_DEVICE_ORDER", "PCI_BUS_ID"}, {"CUDA_VISIBLE_DEVICES", ""}}));
+  EXPECT_GT(std::atoi(seen["GPUQ_VRAM_MIB"].c_str()), 0);
+}
+
+TEST_F(WorkerLife, a_command_inherits_four_descriptors_and_leads_its_own_group) {
+  start_worker();
+  const Final end = final_of(shell("ls /proc/self/fd | sort -n | tr '\\n' ' '; readlink /proc/self/fd/0; set -- $(cat /proc/$$/stat); echo group $5 session $6 self $1; umask"));
+  const std::string& text = end.parts.at("gpuq-log.txt");
+  EXPECT_EQ(text.rfind("0 1 2 3 4 /dev/null\n", 0), 0U) << text << " (4 is ls itself)";
+  int group = 0, session = 0, self = -1;
+  ASSERT_EQ(std::sscanf(text.substr(text.find("group")).c_str(), "group %d session %d self %d", &group, &session, &self), 3) << text;
+  EXPECT_EQ(group, self);
+  EXPECT_EQ(session, self);
+  EXPECT_NE(text.find("0077"), std::string::npos) << text;
+}
+
+TEST_F(WorkerLife, inputs_lie_in_the_input_folder_small_and_large) {
+  start_worker();
+  wire::JobBody body;
+  body.parts.push_back({"notes/small.txt", "text/plain", "few bytes", {}, 0, ""});
+  const std::string large(700'000, 'L');
+  const BlobDigest blob = put_blob(*client, large);
+  body.parts.push_back({"large.bin", "", "", blob, large.size(), ""});
+  body.argv = {"/bin/sh", "-c", "cat $GPUQ_INPUT_DIR/notes/small.txt; wc -c < $GPUQ_INPUT_DIR/large.bin; echo spoilt >> $GPUQ_INPUT_DIR/large.bin"};
+  auto item = job("command");
+  item.blobs = {blob};
+  EXPECT_EQ(final_of(submit(item, body)).parts.at("gpuq-log.txt"), "few bytes700000\n");
+  auto again = job("command");
+  again.blobs = {blob};
+  EXPECT_EQ(final_of(submit(again, body)).parts.at("gpuq-log.txt"), "few bytes700000\n") << "the cached copy is not the job's to change";
+}
+
+TEST_F(WorkerLife, what_cannot_start_fails_for_good_with_a_reason) {
+  start_worker();
+  struct Case { std::vector<std::string> argv; std::string cwd; std::string code; };
+  for (const Case& c : {Case{{}, "", "BAD_INPUT"}, Case{{"no-such-program"}, "", "NOT_FOUND"}, Case{{"/bin/true"}, "/no/such/folder", "NOT_HERE"}, Case{{"/etc/passwd"}, "", "NOT_FOUND"}}) {
+    wire::JobBody body;
+    body.argv = c.argv;
+    body.cwd = c.cwd;
+    auto item = job("command");
+    item.retries = 5;
+    const Final end = final_of(submit(item, body));
+    EXPECT_EQ(end.state, JobState::failed);
+    EXPECT_EQ(end.code, c.code) << end.what;
+    EXPECT_EQ(end.attempt, 1U) << "no retry can mend it";
+  }
+  wire::JobBody body;
+  body.argv = {"/bin/true"};
+  body.parts.push_back({"../escape", "", "x", {}, 0, ""});
+  EXPECT_EQ(final_of(submit(job("command"), body)).code, "BAD_INPUT");
+}
+
+TEST_F(WorkerLife, a_timeout_ends_the_whole_group) {
+  start_worker({"--term-grace", "300ms"});
+  auto item = job("command");
+  item.timeout_us = 500'000;
+  wire::JobBody body;
+  const std::string note = dir.path("pids");
+  // The grandchild ignores SIGTERM and would outlive its parent.
+  body.argv = {"/bin/sh", "-c", "(trap '' TERM; echo $$ >> " + note + "; exec sleep 600) & sh -c 'trap \"\" TERM; echo $$ >> " + note + "; sleep 600' & wait"};
+  const Final end = final_of(submit(item, body));
+  EXPECT_EQ(end.code, "TIMED_OUT") << end.what;
+  std::ifstream in(note);
+  for (pid_t pid = 0; in >> pid;) loop.until([&] { return !alive(pid); }, "grandchild " + std::to_string(pid) + " to end");
+}
+
+TEST_F(WorkerLife, cancelling_a_command_stops_it_and_leaves_no_folder) {
+  start_worker({"--term-grace", "300ms"});
+  const JobId id = shell("trap '' TERM; while :; do sleep 0.05; done");
+  until_running(id);
+  client->ask<wire::CancelReply>(wire::CancelJobs{{id}});
+  EXPECT_EQ(final_of(id).state, JobState::cancelled);
+  loop.until([&] { return std::filesystem::is_empty(scratch() + "/attempts"); }, "the attempt's folder to go");
+}
+
+TEST_F(WorkerLife, progress_and_log_are_seen_while_it_runs) {
+  start_worker();
+  const std::string gate = dir.path("gate");
+  const JobId id = shell("echo hello from inside; echo '{\"step\": 3, \"total\": 10, \"loss\": 0.5}' >&3; echo 'nonsense' >&3; while [ ! -e " + gate + " ]; do sleep 0.02; done");
+  loop.until([&] { return client->status(id).progress_step == 3; }, "progress");
+  const wire::JobStatus status = client->status(id);
+  EXPECT_EQ(status.progress_total, 10U);
+  EXPECT_EQ(status.metrics, (std::map<std::string, double>{{"loss", 0.5}}));
+  loop.until([&] {
+    client->ask<wire::LogReply>(wire::LogQuery{id, 0, false});
+    return client->last_body == "hello from inside\n";
+  }, "the log");
+  std::ofstream(gate) << "open";
+  EXPECT_EQ(final_of(id).state, JobState::succeeded);
+}
+
+TEST_F(WorkerLife, a_drained_worker_gives_a_long_job_back_with_its_checkpoint_and_the_next_one_resumes_it) {
+  start_worker();
+  const std::string note = dir.path("note");
+  const JobId id = shell("if [ -n \"$GPUQ_RESUME_FROM\" ]; then echo resumed $(cat $GPUQ_RESUME_FROM/deep/state); exit 0; fi; "
+                         "trap 'mkdir -p $GPUQ_CHECKPOINT_DIR/deep; echo step-7 > $GPUQ_CHECKPOINT_DIR/deep/state; exit 75' TERM; echo up > " + note + "; while :; do sleep 0.02; done");
+  until_file(note);
+  program.signal(SIGTERM);
+  EXPECT_EQ(program.wait(), 0) << program.log();
+  loop.until([&] { return client->status(id).state == static_cast<std::uint8_t>(JobState::ready); }, "the job to stand in line again");
+  const wire::JobStatus status = client->status(id);
+  EXPECT_EQ(status.losses, 0U);
+  EXPECT_EQ(status.failures, 0U);
+  start_worker({}, "carl");
+  const Final end = final_of(id);
+  EXPECT_EQ(end.state, JobState::succeeded);
+  EXPECT_EQ(end.attempt, 2U);
+  EXPECT_EQ(end.parts.at("gpuq-log.txt"), "resumed step-7\n");
+}
+
+TEST_F(WorkerLife, an_unknown_key_is_refused_within_seconds_and_once_ends_with_code_4) {
+  net::AccessFile stranger = access("mallory", net::Role::worker, broker.workers);
+  ASSERT_TRUE(net::keys_revoke(broker.keys_dir(), "mallory").has_value());
+  const std::string file = dir.path("mallory.json");
+  ASSERT_TRUE(net::write_access_file(file, stranger).has_value());
+  program.start({GPUQ_WORKER_PROGRAM, "--access-file", file, "--broker", broker.workers, "--scratch", scratch(), "--devices", "cpu", "--once"}, dir.path("worker.log"));
+  EXPECT_EQ(program.wait(15s), 4) << program.log();
+  EXPECT_NE(program.log().find("KEY_REFUSED"), std::string::npos) << program.log();
+}
+
+TEST_F(WorkerLife, what_is_wrong_at_the_start_is_said_with_a_code_and_a_next_step) {
+  const auto run = [&](std::vector<std::string> more) {
+    std::vector<std::string> argv{GPUQ_WORKER_PROGRAM, "--insecure", "--broker", "tcp://127.0.0.1:1", "--scratch", dir.path("other")};
+    argv.insert(argv.end(), more.begin(), more.end());
+    Process one;
+    one.start(argv, dir.path("bad.log"), {"GPUQ_NVML=none"});
+    const int code = one.wait();
+    return std::to_string(code) + " " + one.log();
+  };
+  EXPECT_EQ(run({"--devices", "GPU-nothing"}).rfind("5 error[NO_DEVICE]: no device GPU-nothing here", 0), 0U);
+  EXPECT_EQ(run({"--cpu-memory", "plenty"}).rfind("2 error[USAGE]", 0), 0U);
+  EXPECT_EQ(run({"--labels", "red"}).rfind("2 error[USAGE]", 0), 0U);
+  EXPECT_EQ(run({"--frobnicate"}).rfind("2 error[USAGE]", 0), 0U);
+  start_worker();
+  EXPECT_EQ(run({"--scratch", scratch()}).rfind("2 error[USAGE]", 0), 0U) << "given twice";
+  Process second;
+  second.start({GPUQ_WORKER_PROGRAM, "--insecure", "--broker", "tcp://127.0.0.1:1", "--scratch", scratch()}, dir.path("bad.log"));
+  EXPECT_EQ(second.wait(), 5);
+  EXPECT_NE(second.log().find("error[DATA_DIR_IN_USE]"), std::string::npos) << second.log();
+}
+
+}  // namespace
+}  // namespace gq::test
