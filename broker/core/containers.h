@@ -17,6 +17,12 @@ namespace gq::core {
 using Index = std::uint32_t;
 inline constexpr Index kNone = UINT32_MAX;
 
+/// A job in some list. Slots are reused, seqs never: an entry whose job has another seq by now is skipped.
+struct Entry {
+  std::uint64_t seq{};
+  Index job{kNone};
+};
+
 template <class T, unsigned kBits = 10>
 class Pool {
  public:

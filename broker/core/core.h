@@ -59,11 +59,11 @@ struct Totals {
   std::uint64_t queued_bytes{}, final_bytes{};
 };
 struct ListFilter {
-  std::optional<JobState> state;
-  std::optional<JobClass> job_class;
-  std::string kind;
+  std::optional<JobState> state{};
+  std::optional<JobClass> job_class{};
+  std::string kind{};
   bool active_only{};
-  JobId after;                 ///< page: continue behind this id, newest first
+  JobId after{};               ///< page: continue behind this id, newest first
   std::uint32_t limit{100};    ///< at most 500
 };
 

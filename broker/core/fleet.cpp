@@ -110,20 +110,24 @@ void Core::State::refresh_worker(Index worker, bool more_room) {
   for (const Index lane : workers[worker].lanes) refresh_lane(lane, more_room);
 }
 
+Index Core::State::device_for(Index uuid) {
+  const auto [it, is_new] = device_of.try_emplace(uuid, kNone);
+  if (is_new) {
+    it->second = devices.make();
+    devices[it->second].uuid = uuid;
+  }
+  return it->second;
+}
+
 void Core::State::list_devices(Index worker, const std::vector<DeviceReport>& reports) {
   for (const DeviceReport& report : reports) {
     if (report.uuid.empty() || report.uuid.size() > 2 * config.limits.name_chars_max) continue;
-    const Index text = texts.intern(report.uuid);
-    const auto [it, is_new] = device_of.try_emplace(text, kNone);
-    if (is_new) {
-      it->second = devices.make();
-      devices[it->second].uuid = text;
-    }
+    const Index device = device_for(texts.intern(report.uuid));
     auto& mine = workers[worker].devices;
-    if (std::find(mine.begin(), mine.end(), it->second) != mine.end()) continue;
-    mine.push_back(it->second);
-    devices[it->second].reporters.push_back({worker, report});
-    measure(it->second);
+    if (std::find(mine.begin(), mine.end(), device) != mine.end()) continue;
+    mine.push_back(device);
+    devices[device].reporters.push_back({worker, report});
+    measure(device);
   }
 }
 

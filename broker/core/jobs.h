@@ -68,7 +68,7 @@ struct Extra {
   std::string error_text;
   std::vector<BlobDigest> result_blobs;
   std::vector<Index> more_watchers;
-  std::vector<Index> children;       ///< jobs that come after this one and still wait
+  std::vector<Entry> children;       ///< jobs that come after this one and still wait
   std::uint32_t parents_left{};      ///< blocked: how many have not succeeded yet
 };
 

@@ -145,7 +145,7 @@ void Core::State::drop_ghosts(Index worker) {
 /// Its HELLO, its farewell or the end of its leases: nothing that it held before counts any more.
 void Core::State::drop_worker_charges(Index worker) {
   for (const Index hold : workers[worker].holds) detach_hold(hold, false);
-  for (const Index device : workers[worker].devices) {
+  for (const Index device : workers[worker].devices) {  // after detaching, only these can know it
     std::vector<Index> gone;
     const bool room = uncharge(device, [&](const Charge& c) {
       if (c.worker != worker) return false;

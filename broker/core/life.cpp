@@ -74,10 +74,10 @@ void Core::State::settle_one(Index slot, Token result) {
 
 void Core::State::settle_children(Index parent) {
   if (jobs[parent].extra == kNone) return;
-  std::vector<Index> children;
+  std::vector<Entry> children;
   children.swap(extras[jobs[parent].extra].children);
-  for (const Index child : children) {
-    if (jobs[child].state != JobState::blocked) continue;
+  for (const auto& [seq, child] : children) {
+    if (jobs[child].seq != seq || jobs[child].state != JobState::blocked) continue;
     if (jobs[parent].state != JobState::succeeded) {
       fail_child(child, parent);
       continue;

@@ -69,7 +69,7 @@ void Core::State::load(const Image& image) {
       const Index worker = worker_for(d.worker);
       workers[worker].last_beat = lease_now();
       workers[worker].link_gone = lease_now();
-      (void)hold_again(worker, slot);
+      recharge(hold_again(worker, slot));
       watch_worker(worker);
     }
   }
@@ -93,7 +93,7 @@ void Core::State::load(const Image& image) {
       const Index parent = jobs.find(id);
       if (parent != kNone && jobs[parent].state == JobState::succeeded) continue;
       ++x.parents_left;
-      if (parent != kNone && !is_terminal(jobs[parent].state)) extra_of(jobs[parent]).children.push_back(slot);
+      if (parent != kNone && !is_terminal(jobs[parent].state)) extra_of(jobs[parent]).children.push_back({jobs[slot].seq, slot});
     }
   }
 }

@@ -180,8 +180,11 @@ bool Core::State::gang_at(Index shape, Index worker, Pick& pick) const {
   for (const Index lane : workers[worker].lanes) {
     if (lanes[lane].kind != LaneKind::start) continue;
     const std::size_t refusal = first_refusal(shape, lane);
-    if (refusal == kHardConstraints.size() || kHardConstraints[refusal].name == "has_credit")
-      fitting.emplace_back(devices[lanes[lane].device].free(), lane);
+    if (refusal != kHardConstraints.size() && kHardConstraints[refusal].name != "has_credit") continue;
+    // A worker may open several start lanes on one device: it is one device all the same.
+    const auto same = std::find_if(fitting.begin(), fitting.end(), [&](const auto& f) { return lanes[f.second].device == lanes[lane].device; });
+    if (same == fitting.end()) fitting.emplace_back(devices[lanes[lane].device].free(), lane);
+    else if (!lanes[same->second].has_credit()) same->second = lane;
   }
   if (fitting.size() < s.needs.devices) return false;
   std::sort(fitting.begin(), fitting.end());

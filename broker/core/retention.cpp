@@ -16,7 +16,7 @@ void Core::State::keep_final(Index slot) {
   if (job.fetched) fetched.push_back({job.seq, slot});
 }
 
-bool Core::State::is_entry(const FinalEntry& entry) const { return jobs[entry.job].seq == entry.seq; }
+bool Core::State::is_entry(const Entry& entry) const { return jobs[entry.job].seq == entry.seq; }
 
 void Core::State::on_fetched(const FetchedReceived& e) {
   for (const JobId& id : e.jobs) {
@@ -30,13 +30,13 @@ void Core::State::on_fetched(const FetchedReceived& e) {
 
 void Core::State::retain() {
   while (totals.final_bytes > config.final_bytes_max && !fetched.empty()) {
-    const FinalEntry entry = fetched.front();
+    const Entry entry = fetched.front();
     fetched.pop_front();
     if (is_entry(entry)) forget(entry.job);
   }
   const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.result_retention).count();
   while (!finals.empty()) {
-    const FinalEntry entry = finals.front();
+    const Entry entry = finals.front();
     if (is_entry(entry) && jobs[entry.job].ended_ms + age > now.wall.ms) break;
     finals.pop_front();
     if (!is_entry(entry)) continue;
@@ -44,7 +44,7 @@ void Core::State::retain() {
     else expire_result(entry.job);
   }
   while (!expired.empty()) {
-    const FinalEntry entry = expired.front();
+    const Entry entry = expired.front();
     if (is_entry(entry) && jobs[entry.job].ended_ms + 2 * age > now.wall.ms) break;
     expired.pop_front();
     if (is_entry(entry)) forget(entry.job);

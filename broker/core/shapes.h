@@ -28,11 +28,6 @@ struct ShapeKey {
   auto operator<=>(const ShapeKey&) const = default;
 };
 
-struct Entry {
-  std::uint64_t seq{};
-  Index job{kNone};
-};
-
 struct Line {
   std::deque<Entry> queue;         ///< by seq
   std::vector<Entry> returned;     ///< min-heap by seq

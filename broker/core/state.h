@@ -58,10 +58,6 @@ struct Tombstone {
   Digest128 digest;
   std::int64_t ended_ms{};
 };
-struct FinalEntry {
-  std::uint64_t seq{};
-  Index job{};
-};
 struct TombstoneEntry {
   std::int64_t until_ms{};
   JobId id;
@@ -110,9 +106,9 @@ struct Core::State {
   std::unordered_map<std::string, Index> uniques;
   std::unordered_map<JobId, Tombstone> tombstones;
   std::deque<TombstoneEntry> tombstone_ends;
-  std::deque<FinalEntry> finals;        ///< by end
-  std::deque<FinalEntry> fetched;       ///< final and fetched, by time of the fetch
-  std::deque<FinalEntry> expired;       ///< result dropped by age, the record stays a while
+  std::deque<Entry> finals;        ///< by end
+  std::deque<Entry> fetched;       ///< final and fetched, by time of the fetch
+  std::deque<Entry> expired;       ///< result dropped by age, the record stays a while
   std::vector<std::pair<Index, Token>> settling;  ///< became final in this step
   std::vector<Index> amends;            ///< found by load: blocked jobs whose parents are settled already
   Totals totals;
@@ -208,7 +204,7 @@ struct Core::State {
   void retain();
   void forget(Index slot);
   void expire_result(Index slot);
-  [[nodiscard]] bool is_entry(const FinalEntry& entry) const;
+  [[nodiscard]] bool is_entry(const Entry& entry) const;
   [[nodiscard]] std::optional<std::int64_t> next_retention_ms() const;
 
   // ---- shapes.cpp
@@ -234,6 +230,7 @@ struct Core::State {
   [[nodiscard]] Index lane_of(Index worker, std::uint16_t id) const;
   void refresh_lane(Index lane, bool more_room);
   void refresh_worker(Index worker, bool more_room);
+  Index device_for(Index uuid);
   void list_devices(Index worker, const std::vector<DeviceReport>& reports);
   void unlist_devices(Index worker);
 
@@ -317,7 +314,8 @@ struct Core::State {
   void on_goodbye(const WorkerGoodbye& e);
   void disconnect(Index worker);
   void reconcile(Index worker, const std::vector<Grant>& running, std::uint64_t judged_to, std::vector<Grant>& revoke);
-  void adopt(Index worker, Index slot);
+  bool adopt(Index worker, Index slot);
+  [[nodiscard]] std::vector<Index> devices_of(Index slot);
   Index hold_again(Index worker, Index slot);
   void recharge(Index hold);
   [[nodiscard]] bool is_durable(const Job& job) const;

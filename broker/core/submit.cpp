@@ -146,7 +146,7 @@ Index Core::State::create(JobFixed& f, Token body, JobId body_of) {
     if (jobs[parent].state == JobState::succeeded) continue;
     ++parents_left;
     if (is_terminal(jobs[parent].state)) failed_parent = parent;
-    else extra_of(jobs[parent]).children.push_back(slot);
+    else extra_of(jobs[parent]).children.push_back({job.seq, slot});
   }
   if (parents_left != 0) {
     extra_of(job).parents_left = parents_left;

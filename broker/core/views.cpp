@@ -174,7 +174,7 @@ std::uint64_t Core::State::memory() const {
   std::uint64_t bytes = sizeof(State) + jobs.bytes() + extras.bytes() + texts.bytes() + shapes.bytes() + workers.bytes() +
                         devices.bytes() + lanes.bytes() + holds.bytes() + clients.bytes();
   bytes += (lease_timers.capacity() + wall_timers.capacity()) * sizeof(Timer);
-  bytes += (finals.size() + fetched.size() + expired.size()) * sizeof(FinalEntry) + tombstone_ends.size() * sizeof(TombstoneEntry);
+  bytes += (finals.size() + fetched.size() + expired.size()) * sizeof(Entry) + tombstone_ends.size() * sizeof(TombstoneEntry);
   bytes += (uncommitted.size() + offers.size()) * sizeof(Offer) + tombstones.size() * (sizeof(JobId) + sizeof(Tombstone) + 24);
   bytes += uniques.size() * 96 + client_of.size() * 40 + backoffs.size() * 40 + versions.capacity() * sizeof(ModelVersion);
   for (Index i = 0; i < shapes.extent(); ++i) {
@@ -187,7 +187,7 @@ std::uint64_t Core::State::memory() const {
   for (Index i = 0; i < extras.extent(); ++i) {
     const Extra& x = extras[i];
     bytes += x.after.capacity() * sizeof(JobId) + (x.blobs.capacity() + x.result_blobs.capacity()) * sizeof(BlobDigest) +
-             (x.more_devices.capacity() + x.more_watchers.capacity() + x.children.capacity()) * sizeof(Index);
+             (x.more_devices.capacity() + x.more_watchers.capacity()) * sizeof(Index) + x.children.capacity() * sizeof(Entry);
     for (const std::string* text : {&x.unique, &x.label, &x.error_text})
       if (text->capacity() > 15) bytes += text->capacity() + 1;
   }

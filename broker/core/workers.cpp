@@ -150,8 +150,7 @@ void Core::State::reconcile(Index index, const std::vector<Grant>& running, std:
         continue;
       }
     }
-    if (slot != kNone && jobs[slot].state == JobState::ready && jobs[slot].ended_ms == 0) {
-      adopt(index, slot);
+    if (slot != kNone && jobs[slot].state == JobState::ready && jobs[slot].ended_ms == 0 && adopt(index, slot)) {
       holds[jobs[slot].hold].seen = stamp;
       continue;
     }
@@ -169,13 +168,19 @@ void Core::State::reconcile(Index index, const std::vector<Grant>& running, std:
   }
 }
 
-/// A grant that was declared lost but lives, and nobody else was granted since: it goes on as the same attempt.
-void Core::State::adopt(Index worker, Index slot) {
+/// A grant that was declared lost but lives, and nobody else was granted since: it goes on as the same attempt, unless its
+/// memory has been promised to others meanwhile.
+bool Core::State::adopt(Index worker, Index slot) {
+  const Job& job = jobs[slot];
+  if (!kKinds[needs_of(job).kind].uses_model)
+    for (const Index device : devices_of(slot))
+      if (devices[device].free() < job.granted_mib) return false;
   const Index h = hold_again(worker, slot);
   jobs[slot].worker = workers[worker].name;
   recharge(h);
   move_job(slot, Verb::dispatch);
   mark_started(h);
+  return true;
 }
 
 Index Core::State::hold_again(Index worker, Index slot) {
@@ -201,21 +206,20 @@ Index Core::State::hold_again(Index worker, Index slot) {
   return h;
 }
 
-/// Charge what a kept grant holds on the devices its worker reports now.
+/// The devices of the newest grant, as the record names them; whether a worker reports them now is another matter.
+std::vector<Index> Core::State::devices_of(Index slot) {
+  std::vector<Index> all;
+  if (jobs[slot].device != 0) all.push_back(device_for(jobs[slot].device));
+  if (const Extra* x = extra(jobs[slot]))
+    for (const Index text : x->more_devices) all.push_back(device_for(text));
+  return all;
+}
+
+/// Charge what a kept grant holds: also while no worker reports the device, so that nobody else is promised that memory.
 void Core::State::recharge(Index h) {
   Hold& hold = holds[h];
   if (hold.charged) return;
-  const Job& job = jobs[hold.job];
-  hold.devices.clear();
-  const auto add = [&](Index text) {
-    const auto it = device_of.find(text);
-    if (it == device_of.end()) return;
-    const auto& mine = workers[hold.worker].devices;
-    if (std::find(mine.begin(), mine.end(), it->second) != mine.end()) hold.devices.push_back(it->second);
-  };
-  if (job.device != 0) add(job.device);
-  if (const Extra* x = extra(job))
-    for (const Index text : x->more_devices) add(text);
+  hold.devices = devices_of(hold.job);
   Mib loads;
   if (hold.is_model && !hold.devices.empty()) {
     const auto& charges = devices[hold.devices.front()].charges;
