@@ -2,6 +2,7 @@
 // every minute after. Default deny. The allowed folder is re-read when it changes.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -20,6 +21,10 @@ class Authority {
   /// On a loopback endpoint with the same settings: a random key must be refused with 400, a known key must pass. Runs the loop's
   /// own handlers; blocking, at most 5 s, from before io.run().
   Result<void> self_test(const ServerKeys& keys);
+  /// How often the refusal test is repeated after self_test(); a minute unless said otherwise.
+  void repeat_every(std::chrono::milliseconds interval);
+  [[nodiscard]] std::uint64_t repeats() const;                 ///< refusal tests passed since
+  void stop();                                                 ///< answers no handshake any more; what is tested repeatedly notices
   [[nodiscard]] bool allowed(const std::string& name) const;   ///< for links already open: false once revoked
   std::function<void(const std::string& name)> revoked;        ///< called when a key disappears or expires
   /// The refusal test of the self-test failed when repeated (every minute): fatal, unknown keys may be entering.

@@ -123,6 +123,27 @@ TEST_F(Doors, a_key_made_anew_under_the_same_name_does_not_revive_the_old_link) 
   EXPECT_EQ(heard.size(), 1U);
 }
 
+TEST_F(Doors, the_refusal_test_is_repeated_and_is_no_refusal_of_anybody) {
+  std::vector<Error> failures;
+  authority.failed = [&](Error error) { failures.push_back(std::move(error)); };
+  authority.repeat_every(std::chrono::milliseconds(1));
+  ASSERT_TRUE(run_until(io, [&] { return authority.repeats() >= 3; }));
+  EXPECT_TRUE(failures.empty());
+  EXPECT_EQ(authority.refusals(), 0U);
+  EXPECT_TRUE(context.guarded());
+}
+
+TEST_F(Doors, a_handler_that_no_longer_answers_is_found_and_no_further_port_is_bound) {
+  std::vector<Error> failures;
+  authority.failed = [&](Error error) { failures.push_back(std::move(error)); };
+  authority.stop();
+  authority.repeat_every(std::chrono::milliseconds(1));
+  ASSERT_TRUE(run_until(io, [&] { return !failures.empty(); }));
+  EXPECT_EQ(failures[0].code, Errc::zap_selftest);
+  RouterPort next(context, io, {});
+  EXPECT_EQ(next.bind(options()).error().code, Errc::zap_selftest);
+}
+
 class Unguarded : public NetTest {};
 
 TEST_F(Unguarded, without_a_handler_the_self_test_fails_and_no_port_with_keys_is_bound) {
