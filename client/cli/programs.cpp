@@ -132,8 +132,14 @@ void Child::stop(int grace_ms) {
   }
 }
 
-std::string tail_of(const std::string& file, std::size_t lines) {
+bool Child::ends_within(int timeout_ms) {
+  for (int waited = 0; waited < timeout_ms && running(); waited += 10) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  return !running();
+}
+
+std::string tail_of(const std::string& file, std::size_t lines, std::uintmax_t from) {
   std::ifstream in(file);
+  in.seekg(static_cast<std::streamoff>(from));
   std::deque<std::string> last;
   for (std::string line; std::getline(in, line);) {
     last.push_back(line);

@@ -1,6 +1,7 @@
 // programs.h - our other programs: where they lie, and children that end with us.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <sys/types.h>
@@ -24,6 +25,8 @@ class Child {
   /// The line, or nullopt when it ended, was interrupted or was too slow.
   std::optional<std::string> wait_ready(int timeout_ms);
   [[nodiscard]] bool running();
+  /// It closed its pipe: is that because it is ending?
+  bool ends_within(int timeout_ms);
   [[nodiscard]] int status() const { return status_; }                 ///< of waitpid, once it has ended
   [[nodiscard]] pid_t pid() const { return pid_; }
   void signal(int number) const;
@@ -35,6 +38,7 @@ class Child {
   int ready_ = -1;
 };
 
-std::string tail_of(const std::string& file, std::size_t lines);
+/// The last lines, of what was written behind `from`.
+std::string tail_of(const std::string& file, std::size_t lines, std::uintmax_t from = 0);
 
 }  // namespace gq::cli

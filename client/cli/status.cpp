@@ -87,7 +87,8 @@ void print_one(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
 
 int run_status(Cli& cli, const std::vector<std::string>& words) {
   if (words.empty()) return show_screen(cli, Detail::status);
-  const auto jobs = cli.client().status(resolve_jobs(cli, words));
+  const auto ids = resolve_jobs(cli, words);
+  const auto jobs = cli.client().status(ids);
   if (cli.is_json()) {
     std::vector<nlohmann::ordered_json> items;
     for (const gpuq::JobStatus& job : jobs) items.push_back(to_json(job));

@@ -175,6 +175,8 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
       return fail(Errc::usage, "--id and --unique name one job, but there are " + std::to_string(a.files.size()) + " files", "submit them one by one");
     for (const std::string& file : a.files) {
       gpuq::JobSpec spec = *common;
+      if (std::error_code error; a.kind == "detect" && fs::is_directory(file, error))
+        return fail(Errc::bad_image, file + " is a folder", "name the images in it: " + file + "/*.png");
       auto part = read_part(a.kind == "detect" ? "image" : "input", file);
       if (!part) return tl::unexpected(part.error());
       if (a.kind == "detect" && part->bytes.size() > kLimits.image_bytes_max)

@@ -44,10 +44,7 @@ net::AccessFile access_for(const std::string& keys, const std::string& file, con
   if (!allowed) throw client::to_public(allowed.error());
   bool known = false;
   for (const net::AllowedKey& key : *allowed) known = known || (old && key.name == name && key.role == role && key.public_key == old->public_key);
-  if (old && known && old->server_key == server_key) {
-    old->broker = endpoint;
-    return *old;
-  }
+  if (old && known && old->server_key == server_key) return *old;   // its address too: another `up` may be serving there right now
   for (const net::AllowedKey& key : *allowed)
     if (key.name == name) net::keys_revoke(keys, name);   // its secret is lost: nobody can use it any more
   auto made = net::keys_issue(keys, name, role, endpoint, WallTime{wall_now_ms()});
@@ -107,16 +104,18 @@ struct Up {
     if (!a.redis.empty()) argv.insert(argv.end(), {"--redis", a.redis});
     argv.insert(argv.end(), a.broker_options.begin(), a.broker_options.end());
     const std::string log = data + "/broker.log";
+    std::error_code ignored;
+    const std::uintmax_t before = fs::exists(log, ignored) ? fs::file_size(log, ignored) : 0;
     std::string error;
     if (!broker.start(argv, log, true, error)) give_up("INTERNAL", "cannot start gpuq-broker: " + error, "");
     const auto line = broker.wait_ready(60'000);
     if (interrupted()) return false;
     const auto ready = nlohmann::json::parse(line.value_or(""), nullptr, false);
     if (!ready.is_object()) {
-      const bool alive = broker.running();
-      cli.io.err << tail_of(log, 12);
+      const bool alive = !broker.ends_within(2000);
+      cli.io.err << tail_of(log, 12, before);
       if (alive) give_up("TIMED_OUT", "the broker was not serving after 60 s", "look at " + log);
-      const std::string why = tail_of(log, 3);
+      const std::string why = tail_of(log, 4, before);
       const char* code = why.find("PORT_IN_USE") != std::string::npos ? "PORT_IN_USE" : why.find("DATA_DIR_IN_USE") != std::string::npos ? "DATA_DIR_IN_USE" : "UNAVAILABLE";
       give_up(code, "the broker " + ended_how(broker) + "; its last words are above", std::string(code) == "PORT_IN_USE" ? "gpuq up --port 0   (any free ports), or end what uses them" : "the whole log: " + log);
     }
@@ -145,7 +144,7 @@ struct Up {
     const auto line = worker.wait_ready(60'000);
     if (interrupted()) return false;
     if (!line) {
-      const bool alive = worker.running();
+      const bool alive = !worker.ends_within(2000);
       cli.io.err << tail_of(data + "/worker.log", 12);
       give_up(alive ? "TIMED_OUT" : "UNAVAILABLE", alive ? "the worker was not welcomed by the broker within 60 s" : "the worker " + ended_how(worker) + "; its last words are above", "the whole log: " + data + "/worker.log");
     }

@@ -75,6 +75,8 @@ Engine::Settings settings_from(const Options& options) {
   }
   const std::string path = options.access_file.empty() ? gq::net::default_access_path(gq::net::Role::client) : options.access_file;
   auto access = gq::net::read_access_file(path);
+  if (!access && options.access_file.empty() && ::access(path.c_str(), F_OK) != 0)
+    raise({Errc::not_found, "there is no access file here (" + path + "), so no broker is known", "gpuq up   or, on the broker's host: gpuq keys issue --role client --name NAME"});
   if (!access) raise(access.error());
   if (access->role == gq::net::Role::worker)
     raise({Errc::refused, path + " is a worker's access file", "gpuq keys issue --role client --name NAME"});
