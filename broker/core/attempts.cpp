@@ -66,13 +66,13 @@ void Core::State::on_ended(AttemptsEnded& e) {
 
 /// Rule 4.2: the newest grant's word counts while the job is not final, declared lost or not; said again, it gets the same answer.
 EndVerdict Core::State::end_one(AttemptEnd& e) {
-  if (jobs.find(e.grant.job) == kNone) return EndVerdict::gone;
-  const Index slot = find_current(e.grant);
-  if (slot == kNone) {
+  const Index slot = jobs.find(e.grant.job);
+  if (slot == kNone) return EndVerdict::gone;
+  const Job& job = jobs[slot];
+  if (job.attempt != e.grant.attempt || job.nonce != e.grant.nonce || job.nonce == 0) {
     ++totals.stale;
     return EndVerdict::stale;
   }
-  const Job& job = jobs[slot];
   const bool said_before = is_terminal(job.state) || (!is_granted(job.state) && job.ended_ms != 0);
   if (!said_before) end_attempt(slot, e);
   return EndVerdict::accepted;

@@ -72,7 +72,7 @@ struct Extra {
   std::uint32_t parents_left{};      ///< blocked: how many have not succeeded yet
 };
 
-/// JobId -> slot: open addressing over the slots alone; the ids are read from the jobs themselves.
+/// JobId -> slot: open addressing over slots and 32 bits of hash; the ids are read from the jobs themselves, once per hit.
 class JobTable {
  public:
   [[nodiscard]] Index find(const JobId& id) const;
@@ -82,13 +82,18 @@ class JobTable {
   const Job& operator[](Index slot) const { return pool_[slot]; }
   [[nodiscard]] Index extent() const { return pool_.extent(); }
   [[nodiscard]] std::size_t size() const { return pool_.live(); }
-  [[nodiscard]] std::uint64_t bytes() const { return pool_.bytes() + table_.capacity() * sizeof(Index); }
+  [[nodiscard]] std::uint64_t bytes() const { return pool_.bytes() + table_.capacity() * sizeof(Cell); }
 
  private:
-  [[nodiscard]] std::size_t home(const JobId& id) const;
+  struct Cell {
+    std::uint32_t hash{};
+    Index slot{kNone};
+  };
+  static std::uint32_t hash_of(const JobId& id);
+  void place(Cell cell);
   void grow();
   Pool<Job, 12> pool_;
-  std::vector<Index> table_ = std::vector<Index>(64, kNone);
+  std::vector<Cell> table_ = std::vector<Cell>(64);
 };
 
 }  // namespace gq::core
