@@ -39,7 +39,7 @@ class Fold {
   std::vector<Net>& nets() { return nets_; }
   std::vector<std::pair<JobId, std::optional<std::string>>> tombs;              ///< packed, nullopt = drop
   std::unordered_map<std::string, std::optional<JobId>> unique;
-  std::vector<std::string> unique_order;                                        ///< deterministic bytes for the same batch
+  std::vector<std::string> unique_order;  ///< deterministic bytes for the same batch
   std::vector<std::pair<std::string, const core::ModelRecord*>> models;         ///< null = remove
 
  private:
@@ -155,16 +155,18 @@ struct SetChange {
 };
 
 void add_string_writes(const std::vector<Net>& nets, const Keys& keys, CommandBuffer& out) {
-  // JobDynamic{} is what absence means: a job submitted as ready costs no third key. But an absent key must be made so if the
-  // job is not new.
+  // JobDynamic{} is what absence means: a job submitted as ready costs no third key. But an absent key must be made so
+  // if the job is not new.
   static const core::JobDynamic kDefault;
   std::size_t sets = 0, unlinks = 0;
   const auto needs_dynamic = [](const Net& n) {
     return n.dynamic_key == Key::set && !(n.created && *n.dynamic == kDefault);
   };
   for (const Net& n : nets) {
-    sets += (n.fixed_key == Key::set) + needs_dynamic(n) + (n.body_key == Key::set && n.body) + (n.result_key == Key::set);
-    unlinks += (n.fixed_key == Key::unlink) + (n.dynamic_key == Key::unlink) + (n.body_key == Key::unlink) + (n.result_key == Key::unlink);
+    sets +=
+        (n.fixed_key == Key::set) + needs_dynamic(n) + (n.body_key == Key::set && n.body) + (n.result_key == Key::set);
+    unlinks += (n.fixed_key == Key::unlink) + (n.dynamic_key == Key::unlink) + (n.body_key == Key::unlink) +
+               (n.result_key == Key::unlink);
   }
   if (sets > 0) {
     std::string packed;
@@ -212,7 +214,8 @@ void add_set_moves(const std::vector<Net>& nets, const Keys& keys, CommandBuffer
     const bool rescored = to == StateSet::waiting || to == StateSet::running;   // elsewhere the score never changes
     if (enters && (!stays || rescored)) changes[static_cast<std::size_t>(to)].enter.push_back(i);
     if (!n.was) continue;
-    if (n.from == JobState::ready && !n.class_known) {   // forgotten out of ready: its class is not told, so look in all three
+    if (n.from == JobState::ready &&
+        !n.class_known) {  // forgotten out of ready: its class is not told, so look in all three
       for (const auto s : {StateSet::ready_inference, StateSet::ready_training, StateSet::ready_synthesis})
         changes[static_cast<std::size_t>(s)].leave.push_back(i);
       continue;

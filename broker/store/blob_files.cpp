@@ -19,7 +19,8 @@ tl::unexpected<Error> io_error(const std::string& what) {
   const int code = errno;
   if (code == ENOSPC || code == EDQUOT || code == EFBIG)
     return fail(Errc::storage_full, what + ": " + std::strerror(code), "free space on the disk of the data directory");
-  return fail(Errc::unavailable, what + ": " + std::strerror(code), "look at the disk and the permissions of the data directory");
+  return fail(Errc::unavailable, what + ": " + std::strerror(code),
+              "look at the disk and the permissions of the data directory");
 }
 
 /// A new name is durable only once its folder is.
@@ -65,8 +66,11 @@ std::filesystem::path BlobFiles::tmp_of(const BlobDigest& digest) const { return
 Result<std::vector<BlobFiles::Found>> BlobFiles::open() {
   std::error_code error;
   std::filesystem::create_directories(dir_ / "tmp", error);
-  if (error) return fail(Errc::unavailable, "cannot make " + dir_.string() + ": " + error.message(), "choose another --data-dir");
-  for (const auto& left : std::filesystem::directory_iterator(dir_ / "tmp", error)) std::filesystem::remove(left.path(), error);
+  if (error)
+    return fail(Errc::unavailable, "cannot make " + dir_.string() + ": " + error.message(),
+                "choose another --data-dir");
+  for (const auto& left : std::filesystem::directory_iterator(dir_ / "tmp", error))
+    std::filesystem::remove(left.path(), error);
   if (auto synced = sync_folder(dir_); !synced) return tl::unexpected<Error>(synced.error());
 
   std::vector<Found> found;
@@ -75,7 +79,8 @@ Result<std::vector<BlobFiles::Found>> BlobFiles::open() {
     if (!digest || at.depth() != 2 || !at->is_regular_file() || at->path() != path_of(*digest)) continue;
     found.push_back({*digest, at->file_size()});
   }
-  if (error) return fail(Errc::unavailable, "cannot list " + dir_.string() + ": " + error.message(), "look at its permissions");
+  if (error)
+    return fail(Errc::unavailable, "cannot list " + dir_.string() + ": " + error.message(), "look at its permissions");
   return found;
 }
 
@@ -90,7 +95,8 @@ Result<std::uint64_t> BlobFiles::begin(const BlobDigest& digest) {
 
 Result<std::uint64_t> BlobFiles::append(const BlobDigest& digest, std::uint64_t offset, std::string_view chunk) {
   const auto it = uploads_.find(digest);
-  if (it == uploads_.end()) return fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way", "begin it again");
+  if (it == uploads_.end())
+    return fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way", "begin it again");
   Upload& upload = it->second;
   if (offset > upload.offset || offset + chunk.size() <= upload.offset) return upload.offset;   // a gap, or already here
   chunk.remove_prefix(static_cast<std::size_t>(upload.offset - offset));
@@ -124,16 +130,22 @@ Result<void> BlobFiles::make_folder_of(const BlobDigest& digest) {
 
 Result<void> BlobFiles::finish(const BlobDigest& digest, std::uint64_t size) {
   const auto it = uploads_.find(digest);
-  if (it == uploads_.end()) return fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way", "begin it again");
+  if (it == uploads_.end())
+    return fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way", "begin it again");
   Upload& upload = it->second;
   if (upload.offset < size)   // may still come: the upload stays
-    return fail(Errc::bad_message, "blob " + to_string(digest) + " has " + std::to_string(upload.offset) + " of " + std::to_string(size) + " bytes", "send the rest");
+    return fail(Errc::bad_message,
+                "blob " + to_string(digest) + " has " + std::to_string(upload.offset) + " of " + std::to_string(size) +
+                    " bytes",
+                "send the rest");
   const auto whole = [&]() -> Result<void> {
     if (const BlobDigest got = upload.hash.finish(); got != digest)
-      return fail(Errc::bad_input, "the bytes sent as blob " + to_string(digest) + " hash to " + to_string(got), "send it again; the file may have changed while it was sent");
+      return fail(Errc::bad_input, "the bytes sent as blob " + to_string(digest) + " hash to " + to_string(got),
+                  "send it again; the file may have changed while it was sent");
     if (::fsync(upload.file.get()) != 0) return io_error("cannot fsync blob " + to_string(digest));
     if (auto made = make_folder_of(digest); !made) return made;
-    if (::rename(tmp_of(digest).c_str(), path_of(digest).c_str()) != 0) return io_error("cannot rename blob " + to_string(digest));
+    if (::rename(tmp_of(digest).c_str(), path_of(digest).c_str()) != 0)
+      return io_error("cannot rename blob " + to_string(digest));
     return sync_folder(path_of(digest).parent_path());
   }();
   if (!whole) {
@@ -156,7 +168,8 @@ Result<BlobChunk> BlobFiles::read(const BlobDigest& digest, std::uint64_t offset
     Descriptor file(::open(path_of(digest).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     struct stat stat {};
     if (!file || ::fstat(file.get(), &stat) != 0)
-      return fail(Errc::unknown_blob, "there is no blob " + to_string(digest), "it may have been collected: send it again");
+      return fail(Errc::unknown_blob, "there is no blob " + to_string(digest),
+                  "it may have been collected: send it again");
     reading_.push_front({digest, std::move(file), static_cast<std::uint64_t>(stat.st_size)});
     if (reading_.size() > kReadersMax) reading_.pop_back();
   } else {
@@ -165,11 +178,14 @@ Result<BlobChunk> BlobFiles::read(const BlobDigest& digest, std::uint64_t offset
   const Open& open = reading_.front();
   BlobChunk chunk;
   chunk.total = open.size;
-  if (offset > open.size) return fail(Errc::bad_message, "offset " + std::to_string(offset) + " is behind the end of blob " + to_string(digest));
+  if (offset > open.size)
+    return fail(Errc::bad_message,
+                "offset " + std::to_string(offset) + " is behind the end of blob " + to_string(digest));
   chunk.bytes.resize(static_cast<std::size_t>(std::min<std::uint64_t>(std::min(length, kReadMax), open.size - offset)));
   std::size_t have = 0;
   while (have < chunk.bytes.size()) {
-    const auto n = ::pread(open.file.get(), chunk.bytes.data() + have, chunk.bytes.size() - have, static_cast<off_t>(offset + have));
+    const auto n = ::pread(open.file.get(), chunk.bytes.data() + have, chunk.bytes.size() - have,
+                           static_cast<off_t>(offset + have));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return io_error("cannot read blob " + to_string(digest));
     have += static_cast<std::size_t>(n);

@@ -68,7 +68,9 @@ class Blobs final : public BlobStore {
  public:
   Blobs(asio::io_context& io, BlobOptions options) : io_(io), options_(std::move(options)), files_(options_.dir) {
     if (!options_.clock)
-      options_.clock = [] { return Instant(std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch())); };
+      options_.clock = [] {
+        return Instant(std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch()));
+      };
   }
   ~Blobs() override { *alive_ = false; }
 
@@ -79,7 +81,8 @@ class Blobs final : public BlobStore {
            blobs_.clear();
            uploads_.clear();
            used_ = upload_bytes_ = 0;
-           const Instant now = options_.clock();   // the grace starts anew: a client may be about to name what it uploaded
+           const Instant now =
+               options_.clock();  // the grace starts anew: a client may be about to name what it uploaded
            for (const auto& f : *found) blobs_[f.digest] = {f.size, now}, used_ += f.size;
            done({});
          });
@@ -93,16 +96,23 @@ class Blobs final : public BlobStore {
     const auto it = uploads_.find(digest);
     if (it == uploads_.end()) {
       if (size > options_.blob_bytes_max)
-        return answer(done, Result<UploadState>(fail(Errc::too_large, "a blob of " + in_words(size) + " is larger than the limit of " + in_words(options_.blob_bytes_max),
+        return answer(done, Result<UploadState>(fail(Errc::too_large,
+                                                     "a blob of " + in_words(size) + " is larger than the limit of " +
+                                                         in_words(options_.blob_bytes_max),
                                                      "split it, or pass it by reference with share:")));
       if (used_ + upload_bytes_ + size > options_.quota_bytes)
-        return answer(done, Result<UploadState>(fail(Errc::storage_full,
-                                                     "the blob store is full: " + in_words(used_ + upload_bytes_) + " of " + in_words(options_.quota_bytes) + " used, " + in_words(size) + " asked",
-                                                     "forget finished jobs or old models, or raise --blob-quota")));
+        return answer(
+            done, Result<UploadState>(fail(Errc::storage_full,
+                                           "the blob store is full: " + in_words(used_ + upload_bytes_) + " of " +
+                                               in_words(options_.quota_bytes) + " used, " + in_words(size) + " asked",
+                                           "forget finished jobs or old models, or raise --blob-quota")));
       uploads_[digest] = {size, options_.clock()};
       upload_bytes_ += size;
     } else if (it->second.size != size) {
-      return answer(done, Result<UploadState>(fail(Errc::bad_message, "blob " + to_string(digest) + " was announced with " + std::to_string(it->second.size) + " bytes, now with " + std::to_string(size))));
+      return answer(
+          done, Result<UploadState>(fail(Errc::bad_message, "blob " + to_string(digest) + " was announced with " +
+                                                                std::to_string(it->second.size) + " bytes, now with " +
+                                                                std::to_string(size))));
     } else {
       it->second.touched = options_.clock();
     }
@@ -113,16 +123,22 @@ class Blobs final : public BlobStore {
          });
   }
 
-  void append(BlobDigest digest, std::uint64_t offset, std::string chunk, std::function<void(Result<UploadState>)> done) override {
+  void append(BlobDigest digest, std::uint64_t offset, std::string chunk,
+              std::function<void(Result<UploadState>)> done) override {
     if (const auto it = blobs_.find(digest); it != blobs_.end()) return answer(done, UploadState{it->second.size, true});
     const auto it = uploads_.find(digest);
     if (it == uploads_.end())
-      return answer(done, Result<UploadState>(fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way", "begin it again")));
+      return answer(
+          done, Result<UploadState>(fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way",
+                                         "begin it again")));
     if (offset > it->second.size || chunk.size() > it->second.size - offset)
-      return answer(done, Result<UploadState>(fail(Errc::bad_message, "more bytes than the " + std::to_string(it->second.size) + " announced for blob " + to_string(digest))));
+      return answer(
+          done, Result<UploadState>(fail(Errc::bad_message, "more bytes than the " + std::to_string(it->second.size) +
+                                                                " announced for blob " + to_string(digest))));
     it->second.touched = options_.clock();
     bytes_in_ += chunk.size();
-    work([this, digest, offset, bytes = std::make_shared<std::string>(std::move(chunk))] { return files_.append(digest, offset, *bytes); },
+    work([this, digest, offset,
+          bytes = std::make_shared<std::string>(std::move(chunk))] { return files_.append(digest, offset, *bytes); },
          [this, digest, done = std::move(done)](Result<std::uint64_t> at) {
            if (!at) forget_upload(digest);
            done(at.map([](std::uint64_t next) { return UploadState{next, false}; }));
@@ -133,12 +149,15 @@ class Blobs final : public BlobStore {
     if (blobs_.contains(digest)) return answer(done, Result<void>());
     const auto it = uploads_.find(digest);
     if (it == uploads_.end())
-      return answer(done, Result<void>(fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way", "begin it again")));
+      return answer(done, Result<void>(fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way",
+                                            "begin it again")));
     const std::uint64_t size = it->second.size;
     work([this, digest, size] { return files_.finish(digest, size); },
          [this, digest, size, done = std::move(done)](Result<void> finished) {
-           if (!finished && finished.error().code == Errc::bad_message) return done(finished);   // incomplete: it may go on
-           if (!finished && finished.error().code == Errc::not_found && blobs_.contains(digest)) return done({});  // another sender was first
+           if (!finished && finished.error().code == Errc::bad_message)
+             return done(finished);  // incomplete: it may go on
+           if (!finished && finished.error().code == Errc::not_found && blobs_.contains(digest))
+             return done({});  // another sender was first
            forget_upload(digest);
            if (finished) {
              if (blobs_.insert_or_assign(digest, Blob{size, options_.clock()}).second) used_ += size;
@@ -174,9 +193,11 @@ class Blobs final : public BlobStore {
          });
   }
 
-  void read(BlobDigest digest, std::uint64_t offset, std::size_t length, std::function<void(Result<BlobChunk>)> done) override {
+  void read(BlobDigest digest, std::uint64_t offset, std::size_t length,
+            std::function<void(Result<BlobChunk>)> done) override {
     if (!blobs_.contains(digest))
-      return answer(done, Result<BlobChunk>(fail(Errc::unknown_blob, "there is no blob " + to_string(digest), "it may have been collected: send it again")));
+      return answer(done, Result<BlobChunk>(fail(Errc::unknown_blob, "there is no blob " + to_string(digest),
+                                                 "it may have been collected: send it again")));
     work([this, digest, offset, length] { return files_.read(digest, offset, length); },
          [this, done = std::move(done)](Result<BlobChunk> chunk) {
            if (chunk) bytes_out_ += chunk->bytes.size();
@@ -231,7 +252,8 @@ class Blobs final : public BlobStore {
 
     std::vector<BlobDigest> unnamed;
     for (const auto& [digest, blob] : blobs_)
-      if (unnamed.size() < 256 && references(digest) == 0 && now - blob.since >= options_.grace) unnamed.push_back(digest);
+      if (unnamed.size() < 256 && references(digest) == 0 && now - blob.since >= options_.grace)
+        unnamed.push_back(digest);
     for (const auto& digest : unnamed) {   // gone from the index at once; an upload begun now queues behind the unlink
       used_ -= blobs_.at(digest).size;
       blobs_.erase(digest);
@@ -245,8 +267,16 @@ class Blobs final : public BlobStore {
   }
 
   [[nodiscard]] BlobStatistics statistics() const override {
-    BlobStatistics s{.blobs = blobs_.size(), .bytes = used_, .uploads = uploads_.size(), .upload_bytes = upload_bytes_, .quota_bytes = options_.quota_bytes,
-                     .stored = stored_, .collected = collected_, .bytes_in = bytes_in_, .bytes_out = bytes_out_, .digest_mismatches = mismatches_};
+    BlobStatistics s{.blobs = blobs_.size(),
+                     .bytes = used_,
+                     .uploads = uploads_.size(),
+                     .upload_bytes = upload_bytes_,
+                     .quota_bytes = options_.quota_bytes,
+                     .stored = stored_,
+                     .collected = collected_,
+                     .bytes_in = bytes_in_,
+                     .bytes_out = bytes_out_,
+                     .digest_mismatches = mismatches_};
     for (const auto& [digest, count] : references_)
       if (const auto it = blobs_.find(digest); it != blobs_.end()) ++s.referenced, s.referenced_bytes += it->second.size;
     return s;
@@ -291,7 +321,8 @@ class Blobs final : public BlobStore {
 
   /// Most jobs name none; those cost nothing here.
   void name_job(JobId id, const core::JobFixed* fixed, const core::JobDynamic& dynamic) {
-    const bool any = !dynamic.result_blobs.empty() || !dynamic.checkpoint.blob.empty() || (fixed != nullptr && !fixed->blobs.empty());
+    const bool any = !dynamic.result_blobs.empty() || !dynamic.checkpoint.blob.empty() ||
+                     (fixed != nullptr && !fixed->blobs.empty());
     const auto it = any ? jobs_.try_emplace(id).first : jobs_.find(id);
     if (it == jobs_.end()) return;
     Named& named = it->second;
@@ -330,6 +361,8 @@ class Blobs final : public BlobStore {
 
 }  // namespace
 
-std::unique_ptr<BlobStore> make_blob_store(asio::io_context& io, BlobOptions options) { return std::make_unique<Blobs>(io, std::move(options)); }
+std::unique_ptr<BlobStore> make_blob_store(asio::io_context& io, BlobOptions options) {
+  return std::make_unique<Blobs>(io, std::move(options));
+}
 
 }  // namespace gq::store

@@ -24,7 +24,9 @@ std::optional<Term> term_number(std::string_view value) { return parse_number(va
 /// Waiting may mend it; anything else needs a hand.
 bool transient(Errc code) { return code == Errc::unavailable || code == Errc::storage_full || code == Errc::unreachable; }
 
-bool is_memory(const std::string& error_text) { return error_text.starts_with("OOM") || error_text.find("OOM command") != std::string::npos; }
+bool is_memory(const std::string& error_text) {
+  return error_text.starts_with("OOM") || error_text.find("OOM command") != std::string::npos;
+}
 
 }  // namespace
 
@@ -92,12 +94,14 @@ void CommitFsm::on_checked(Instant now, const std::vector<Reply>& replies, Actio
   if (!facts) return trouble(now, facts.error(), !transient(facts.error().code), out);
   if (facts->get("loading") == "1") {
     open_since_ = now;   // it works on it; no patience is used up
-    return trouble(now, {Errc::unavailable, options_.address.describe() + " is loading its data", "gpuq waits for it"}, false, out);
+    return trouble(now, {Errc::unavailable, options_.address.describe() + " is loading its data", "gpuq waits for it"},
+                   false, out);
   }
   if (auto why = check_server(*facts, options_)) return trouble(now, *why, !transient(why->code), out);
   facts_ = std::move(*facts);
 
-  const Reply &multi = tail[kFactReplies], &exec = tail[kFactReplies + 1], &watch = tail[kFactReplies + 2], &term = tail[kFactReplies + 3];
+  const Reply &multi = tail[kFactReplies], &exec = tail[kFactReplies + 1], &watch = tail[kFactReplies + 2],
+              &term = tail[kFactReplies + 3];
   for (const Reply* reply : {&multi, &exec, &watch, &term})
     if (reply->is(Type::error)) {
       Error why = classify(reply->text);
@@ -106,14 +110,20 @@ void CommitFsm::on_checked(Instant now, const std::vector<Reply>& replies, Actio
     }
   if (!opening_) {
     if (term.is(Type::nil))
-      return depose({Errc::redis_corrupt, "key " + keys_.term + " has vanished: " + options_.address.describe() + " lost the whole namespace",
-                     "restore Redis' data directory before starting again: a start now would begin with an empty queue"}, out);
+      return depose(
+          {Errc::redis_corrupt,
+           "key " + keys_.term + " has vanished: " + options_.address.describe() + " lost the whole namespace",
+           "restore Redis' data directory before starting again: a start now would begin with an empty queue"},
+          out);
     if (!mine(term.text)) return depose(fenced_error(term.text), out);
   } else {
     was_new_ = term.is(Type::nil);
     if (!was_new_ && !term_number(term.text))
-      return trouble(now, {Errc::redis_corrupt, "key " + keys_.term + " holds '" + term.text.substr(0, 40) + "', which is no term",
-                           "another program uses this name space; choose another with --namespace"}, true, out);
+      return trouble(
+          now,
+          {Errc::redis_corrupt, "key " + keys_.term + " holds '" + term.text.substr(0, 40) + "', which is no term",
+           "another program uses this name space; choose another with --namespace"},
+          true, out);
   }
   move_term(term.text, out);
 }
@@ -148,8 +158,10 @@ void CommitFsm::on_moved(Instant now, const std::vector<Reply>& replies, Actions
   if (!batch.is(Type::nil)) {
     const auto number = batch.is(Type::string) ? parse_number(batch.text) : std::nullopt;
     if (!number) {
-      if (batch.is(Type::error) && transient(classify(batch.text).code)) return trouble(now, classify(batch.text), false, out);
-      const Error why{Errc::redis_corrupt, "key " + keys_.batch + " holds no batch number", "restore Redis' data directory from a backup"};
+      if (batch.is(Type::error) && transient(classify(batch.text).code))
+        return trouble(now, classify(batch.text), false, out);
+      const Error why{Errc::redis_corrupt, "key " + keys_.batch + " holds no batch number",
+                      "restore Redis' data directory from a backup"};
       return opening_ ? trouble(now, why, true, out) : depose(why, out);
     }
     applied_number = *number;
@@ -197,7 +209,8 @@ void CommitFsm::armed(Instant now, Actions& out) {
 }
 
 void CommitFsm::send_fenced(Instant now, bool with_batch, Actions& out) {
-  check(state_ == State::armed || state_ == State::refused, "a MULTI on a connection that is not armed would be unfenced");
+  check(state_ == State::armed || state_ == State::refused,
+        "a MULTI on a connection that is not armed would be unfenced");
   state_ = with_batch ? State::in_flight : State::beating;
   CommandBuffer commands;
   if (with_batch) commands.reserve(pending_->commands.bytes().size() + 512);
@@ -228,7 +241,9 @@ void CommitFsm::on_executed(Instant now, std::vector<Reply>& replies, Actions& o
   if (exec.is(Type::error)) {
     if (!still_mine && !term.is(Type::error)) return depose(fenced_error(term.text), out);
     if (!exec.text.starts_with("EXECABORT"))
-      return depose({Errc::redis_corrupt, "Redis did not run a batch as a transaction: " + exec.text, "report this with the server's version"}, out);
+      return depose({Errc::redis_corrupt, "Redis did not run a batch as a transaction: " + exec.text,
+                     "report this with the server's version"},
+                    out);
     const auto cause = std::find_if(replies.begin(), replies.end() - 3, [](const Reply& r) { return r.is(Type::error); });
     const std::string& text = cause != replies.end() - 3 ? cause->text : exec.text;
     const Error why = classify(text);
@@ -362,8 +377,10 @@ void CommitFsm::up(Actions& out) {
 }
 
 Error CommitFsm::fenced_error(const std::string& found) const {
-  return {Errc::fenced, "another broker leads name space '" + options_.name_space + "' since term " + found.substr(0, found.find(' ')),
-          "stop one of the two brokers, or give each its own --namespace"};
+  return {
+      Errc::fenced,
+      "another broker leads name space '" + options_.name_space + "' since term " + found.substr(0, found.find(' ')),
+      "stop one of the two brokers, or give each its own --namespace"};
 }
 
 Duration CommitFsm::backoff() {
@@ -371,6 +388,8 @@ Duration CommitFsm::backoff() {
   return backoff_;
 }
 
-bool CommitFsm::mine(const std::string& value) const { return std::find(tried_.begin(), tried_.end(), value) != tried_.end(); }
+bool CommitFsm::mine(const std::string& value) const {
+  return std::find(tried_.begin(), tried_.end(), value) != tried_.end();
+}
 
 }  // namespace gq::store

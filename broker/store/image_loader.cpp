@@ -18,7 +18,8 @@ void ImageLoader::fail_with(Error why) {
   if (auto done = std::exchange(done_, nullptr)) done(tl::unexpected<Error>(std::move(why)));
 }
 void ImageLoader::corrupt(const std::string& key, const std::string& why) {
-  fail_with({Errc::redis_corrupt, "key " + key + ": " + why, "restore Redis' data directory from a backup, or remove what is odd by hand"});
+  fail_with({Errc::redis_corrupt, "key " + key + ": " + why,
+             "restore Redis' data directory from a backup, or remove what is odd by hand"});
 }
 
 bool ImageLoader::refused(const Reply& reply, Reply::Type wanted, const std::string& key) {
@@ -33,7 +34,8 @@ void ImageLoader::next_page() {
   if (set_ == kStateSets) return load_models();
   CommandBuffer commands;
   commands.add("ZRANGE", keys_.sets[set_], at_, at_ + kPage - 1);
-  send_(commands.take(), 1, [self = shared_from_this()](std::vector<Reply> replies) { self->on_ids(std::move(replies)); });
+  send_(commands.take(), 1,
+        [self = shared_from_this()](std::vector<Reply> replies) { self->on_ids(std::move(replies)); });
 }
 
 void ImageLoader::on_ids(std::vector<Reply> replies) {
@@ -72,7 +74,8 @@ void ImageLoader::on_records(const std::vector<JobId>& ids, std::vector<Reply> r
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const Reply &fixed = replies[0].items[i], &dynamic = replies[1].items[i];
     if (!fixed.is(Reply::Type::string))
-      return corrupt(keys_.fixed + to_string(ids[i]), "missing or of a foreign type, though " + keys_.set(set) + " names it");
+      return corrupt(keys_.fixed + to_string(ids[i]),
+                     "missing or of a foreign type, though " + keys_.set(set) + " names it");
     core::JobRecord record;
     auto f = decode_fixed(ids[i], fixed.text);
     if (!f) return corrupt(keys_.fixed + to_string(ids[i]), f.error().what);
@@ -131,7 +134,8 @@ void ImageLoader::load_tombs(std::string cursor) {
     if (const std::string& next = replies[0].items[0].text; next != "0") return self->load_tombs(next);
     auto& tombs = self->image_.tombstones;   // HSCAN may show a field twice
     std::sort(tombs.begin(), tombs.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
-    tombs.erase(std::unique(tombs.begin(), tombs.end(), [](const auto& a, const auto& b) { return a.id == b.id; }), tombs.end());
+    tombs.erase(std::unique(tombs.begin(), tombs.end(), [](const auto& a, const auto& b) { return a.id == b.id; }),
+                tombs.end());
     if (auto done = std::exchange(self->done_, nullptr)) done(std::move(self->image_));
   });
 }

@@ -43,7 +43,8 @@ class Writer {
   std::string& out_;
 };
 
-/// Remembers the first oddity; reads after it give zeros, so that a decoder reads straight through and asks once at the end.
+/// Remembers the first oddity; reads after it give zeros, so that a decoder reads straight through and asks once at the
+/// end.
 class Reader {
  public:
   explicit Reader(std::string_view bytes) : rest_(bytes) {
@@ -145,7 +146,8 @@ StateSet set_of(JobState state, JobClass job_class) {
     case JobState::blocked: return StateSet::blocked;
     case JobState::waiting: return StateSet::waiting;
     case JobState::ready:
-      return static_cast<StateSet>(static_cast<std::uint8_t>(StateSet::ready_inference) + static_cast<std::uint8_t>(job_class));
+      return static_cast<StateSet>(static_cast<std::uint8_t>(StateSet::ready_inference) +
+                                   static_cast<std::uint8_t>(job_class));
     case JobState::running:
     case JobState::yielding: return StateSet::running;
     default: return StateSet::final;
@@ -163,9 +165,11 @@ std::int64_t score_of(const core::JobDynamic& dynamic, std::uint64_t seq) {
 
 Keys::Keys(const std::string& name_space) {
   const std::string p = "gpuq:{" + name_space + "}:";
-  term = p + "term", leader = p + "leader", batch = p + "batch", tombs = p + "tombs", unique = p + "unique", models = p + "models";
+  term = p + "term", leader = p + "leader", batch = p + "batch", tombs = p + "tombs", unique = p + "unique",
+  models = p + "models";
   fixed = p + "j:", dynamic = p + "d:", body = p + "b:", result = p + "r:";
-  sets = {p + "blocked", p + "waiting", p + "ready:inference", p + "ready:training", p + "ready:synthesis", p + "running", p + "final"};
+  sets = {p + "blocked", p + "waiting", p + "ready:inference", p + "ready:training", p + "ready:synthesis",
+          p + "running", p + "final"};
 }
 
 void append_encoded(const core::JobFixed& f, std::string& out) {
@@ -188,7 +192,8 @@ void append_encoded(const core::JobDynamic& d, std::string& out) {
   w.u8(static_cast<std::uint8_t>(d.state)), w.u(d.attempt), w.u64(d.nonce);
   w.u(d.failures), w.u(d.losses), w.u(d.own_losses), w.u(d.preemptions);
   w.text(d.worker), w.texts(d.devices), w.i(d.granted.value);
-  w.u8(static_cast<std::uint8_t>((d.cancel_asked ? 1U : 0U) | (d.fetched ? 2U : 0U) | (d.checkpoint.blob.empty() ? 0U : 4U)));
+  w.u8(static_cast<std::uint8_t>((d.cancel_asked ? 1U : 0U) | (d.fetched ? 2U : 0U) |
+                                 (d.checkpoint.blob.empty() ? 0U : 4U)));
   w.i(d.due.ms), w.i(d.started.ms), w.i(d.ended.ms);
   if (!d.checkpoint.blob.empty()) w.blob(d.checkpoint.blob);
   w.u(d.checkpoint.step), w.text(d.model_version);
@@ -209,7 +214,8 @@ std::string encode(const core::JobDynamic& dynamic) {
 std::string encode(const core::ModelRecord& m) {
   std::string out;
   Writer w(out);
-  w.text(m.name), w.text(m.version), w.blob(m.blob), w.u(m.bytes), w.text(m.runtime), w.i(m.budget.value), w.text(m.metadata);
+  w.text(m.name), w.text(m.version), w.blob(m.blob), w.u(m.bytes), w.text(m.runtime), w.i(m.budget.value),
+      w.text(m.metadata);
   w.i(m.pushed.ms), w.text(m.owner), w.u8(m.promoted ? 1 : 0);
   return out;
 }
@@ -252,7 +258,8 @@ Result<core::JobDynamic> decode_dynamic(std::string_view bytes) {
   d.due.ms = r.i(), d.started.ms = r.i(), d.ended.ms = r.i();
   if ((flags & 4U) != 0) d.checkpoint.blob = r.blob();
   d.checkpoint.step = r.u(), d.model_version = r.text();
-  if (const std::string error = r.text(); !error.empty() && !parse_errc(error, d.error)) r.spoil("unknown error code '" + error + "'");
+  if (const std::string error = r.text(); !error.empty() && !parse_errc(error, d.error))
+    r.spoil("unknown error code '" + error + "'");
   d.error_text = r.text(), d.result_bytes = r.small<std::uint32_t>(), d.result_blobs = r.blobs();
   return r.finish(std::move(d));
 }
@@ -260,7 +267,8 @@ Result<core::JobDynamic> decode_dynamic(std::string_view bytes) {
 Result<core::ModelRecord> decode_model(std::string_view bytes) {
   Reader r(bytes);
   core::ModelRecord m;
-  m.name = r.text(), m.version = r.text(), m.blob = r.blob(), m.bytes = r.u(), m.runtime = r.text(), m.budget.value = r.i();
+  m.name = r.text(), m.version = r.text(), m.blob = r.blob(), m.bytes = r.u(), m.runtime = r.text(),
+  m.budget.value = r.i();
   m.metadata = r.text(), m.pushed.ms = r.i(), m.owner = r.text(), m.promoted = r.u8() != 0;
   return r.finish(std::move(m));
 }

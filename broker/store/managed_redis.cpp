@@ -1,7 +1,8 @@
 // managed_redis.cpp - lock, fork, watch, start again.
 //
-// fork + exec by hand because posix_spawn knows no PR_SET_PDEATHSIG; between fork and exec only async-signal-safe calls are made and
-// every string was built before. The kernel sends the death signal when the *thread* that forked ends, hence the rule in the header.
+// fork + exec by hand because posix_spawn knows no PR_SET_PDEATHSIG; between fork and exec only async-signal-safe calls
+// are made and every string was built before. The kernel sends the death signal when the *thread* that forked ends,
+// hence the rule in the header.
 #include "broker/store/managed_redis.h"
 
 #include <fcntl.h>
@@ -76,15 +77,26 @@ class Managed final : public ManagedRedis {
     started_ = Clock::now();
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
-    if (error) return soon([this, error] { answer(fail(Errc::unavailable, "cannot make " + folder_.string() + ": " + error.message(), "choose another --data-dir")); });
+    if (error)
+      return soon([this, error] {
+        answer(fail(Errc::unavailable, "cannot make " + folder_.string() + ": " + error.message(),
+                    "choose another --data-dir"));
+      });
     std::filesystem::permissions(folder_, std::filesystem::perms::owner_all, error);
     folder_ = std::filesystem::canonical(folder_, error);
     binary_ = find_in_path(options_.binary);
     if (binary_.empty())
-      return soon([this] { answer(fail(Errc::not_found, "the program " + options_.binary + " is not installed", "apt install redis-server, or give your own Redis with --redis URL")); });
+      return soon([this] {
+        answer(fail(Errc::not_found, "the program " + options_.binary + " is not installed",
+                    "apt install redis-server, or give your own Redis with --redis URL"));
+      });
     const auto lock_file = (options_.data_dir / "lock").string();
     lock_ = ::open(lock_file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (lock_ < 0) return soon([this, lock_file] { answer(fail(Errc::unavailable, "cannot open " + lock_file + ": " + std::strerror(errno), "choose another --data-dir")); });
+    if (lock_ < 0)
+      return soon([this, lock_file] {
+        answer(fail(Errc::unavailable, "cannot open " + lock_file + ": " + std::strerror(errno),
+                    "choose another --data-dir"));
+      });
     soon([this] { try_lock(); });
   }
 
@@ -141,7 +153,8 @@ class Managed final : public ManagedRedis {
     char holder[32] = {};
     const auto n = ::pread(lock_, holder, sizeof holder - 1, 0);
     const std::string who = n > 0 ? " (process " + std::string(holder, std::strcspn(holder, "\n")) + ")" : "";
-    answer(fail(Errc::data_dir_in_use, "data directory " + options_.data_dir.string() + " is in use by another broker" + who,
+    answer(fail(Errc::data_dir_in_use,
+                "data directory " + options_.data_dir.string() + " is in use by another broker" + who,
                 "stop that broker, or choose another --data-dir"));
   }
 
@@ -153,14 +166,13 @@ class Managed final : public ManagedRedis {
 
   std::optional<Error> spawn() {
     const std::string maxmemory = std::to_string(options_.maxmemory_bytes);
-    const std::string words[] = {binary_,
-                                 "--port", "0", "--unixsocket", "redis.sock", "--unixsocketperm", "600", "--dir", ".",
-                                 "--daemonize", "no", "--logfile", "redis.log", "--databases", "1", "--save", "",
-                                 "--appendonly", "yes", "--appendfsync", options_.durability == Durability::always ? "always" : "everysec",
-                                 "--no-appendfsync-on-rewrite", "no",
-                                 // the default of 64 mb forks every second or two at full rate
-                                 "--auto-aof-rewrite-min-size", "1gb", "--auto-aof-rewrite-percentage", "100",
-                                 "--maxmemory", maxmemory, "--maxmemory-policy", "noeviction"};
+    const std::string words[] = {
+        binary_, "--port", "0", "--unixsocket", "redis.sock", "--unixsocketperm", "600", "--dir", ".", "--daemonize",
+        "no", "--logfile", "redis.log", "--databases", "1", "--save", "", "--appendonly", "yes", "--appendfsync",
+        options_.durability == Durability::always ? "always" : "everysec", "--no-appendfsync-on-rewrite", "no",
+        // the default of 64 mb forks every second or two at full rate
+        "--auto-aof-rewrite-min-size", "1gb", "--auto-aof-rewrite-percentage", "100", "--maxmemory", maxmemory,
+        "--maxmemory-policy", "noeviction"};
     std::vector<char*> argv;
     for (const auto& word : words) argv.push_back(const_cast<char*>(word.c_str()));
     argv.push_back(nullptr);
@@ -190,7 +202,8 @@ class Managed final : public ManagedRedis {
     ::close(report[1]);
     if (child < 0) {
       ::close(report[0]);
-      return Error{Errc::unavailable, std::string("cannot fork redis-server: ") + std::strerror(errno), "free some memory"};
+      return Error{Errc::unavailable, std::string("cannot fork redis-server: ") + std::strerror(errno),
+                   "free some memory"};
     }
     int why = 0;
     const bool failed = ::read(report[0], &why, sizeof why) == static_cast<ssize_t>(sizeof why);
@@ -210,7 +223,8 @@ class Managed final : public ManagedRedis {
     return true;
   }
 
-  /// It has answered a PING, be it with -LOADING: it listens before it looks at its files, and ends when it cannot read them.
+  /// It has answered a PING, be it with -LOADING: it listens before it looks at its files, and ends when it cannot read
+  /// them.
   bool answers() {
     if (probe_ < 0) {
       const ReachablePath path((folder_ / "redis.sock").string());
@@ -248,7 +262,9 @@ class Managed final : public ManagedRedis {
       ::kill(pid_, SIGKILL);
       ::waitpid(pid_, nullptr, 0);
       pid_ = 0;
-      return answer(fail(Errc::unavailable, "redis-server did not begin to listen: " + last_lines(folder_ / "redis.log", 400), "see " + (folder_ / "redis.log").string()));
+      return answer(fail(Errc::unavailable,
+                         "redis-server did not begin to listen: " + last_lines(folder_ / "redis.log", 400),
+                         "see " + (folder_ / "redis.log").string()));
     }
     after(milliseconds(5), [this] { wait_ready(); });
   }
@@ -260,8 +276,10 @@ class Managed final : public ManagedRedis {
   }
 
   [[nodiscard]] Error end_error() const {
-    const std::string how = WIFSIGNALED(status_) ? "was killed by signal " + std::to_string(WTERMSIG(status_)) : "ended with status " + std::to_string(WEXITSTATUS(status_));
-    return {Errc::unavailable, "redis-server " + how + ": " + last_lines(folder_ / "redis.log", 300), "see " + (folder_ / "redis.log").string()};
+    const std::string how = WIFSIGNALED(status_) ? "was killed by signal " + std::to_string(WTERMSIG(status_))
+                                                 : "ended with status " + std::to_string(WEXITSTATUS(status_));
+    return {Errc::unavailable, "redis-server " + how + ": " + last_lines(folder_ / "redis.log", 300),
+            "see " + (folder_ / "redis.log").string()};
   }
 
   void ended(const Error& why) {
@@ -289,7 +307,8 @@ class Managed final : public ManagedRedis {
 
 }  // namespace
 
-std::unique_ptr<ManagedRedis> make_managed_redis(asio::io_context& io, ManagedRedisOptions options, ManagedRedis::Handlers handlers) {
+std::unique_ptr<ManagedRedis> make_managed_redis(asio::io_context& io, ManagedRedisOptions options,
+                                                 ManagedRedis::Handlers handlers) {
   return std::make_unique<Managed>(io, std::move(options), std::move(handlers));
 }
 

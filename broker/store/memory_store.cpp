@@ -158,7 +158,8 @@ class Memory final : public MemoryStore {
 
     Committed committed{.number = pending.batch.number, .payloads = {}};
     for (const auto& item : pending.batch.items) {   // a read sees what this batch created and what it forgets later
-      if (const auto* read = std::get_if<core::PayloadRead>(&item.mutation)) committed.payloads[read->id] = disk_->body(read->id);
+      if (const auto* read = std::get_if<core::PayloadRead>(&item.mutation))
+        committed.payloads[read->id] = disk_->body(read->id);
       disk_->apply(item);
     }
     disk_->batch = pending.batch.number;

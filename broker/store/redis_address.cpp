@@ -45,7 +45,8 @@ std::string percent_decoded(std::string_view text) {
 Result<RedisAddress> parse_redis_url(std::string_view url) {
   RedisAddress address;
   const auto bad = [&](const std::string& why) {
-    return fail(Errc::usage, "the Redis address cannot be read: " + why, "redis://host:6379, rediss://user:password@host/0 or unix:///path");
+    return fail(Errc::usage, "the Redis address cannot be read: " + why,
+                "redis://host:6379, rediss://user:password@host/0 or unix:///path");
   };
   if (url.starts_with("unix://")) url.remove_prefix(7);
   if (url.starts_with('/') || url.starts_with("./")) {
@@ -77,7 +78,8 @@ Result<RedisAddress> parse_redis_url(std::string_view url) {
     address.host = url.substr(0, url.find(':'));
     url.remove_prefix(address.host.size());
   }
-  if (!url.empty() && (!url.starts_with(':') || !number(url.substr(1), address.port))) return bad("the port is no number");
+  if (!url.empty() && (!url.starts_with(':') || !number(url.substr(1), address.port)))
+    return bad("the port is no number");
   if (address.host.empty()) return bad("the host is missing");
   return address;
 }

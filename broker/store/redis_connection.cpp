@@ -77,7 +77,8 @@ struct TcpStream final : Stream {
                                stream.next_layer().set_option(asio::ip::tcp::no_delay(true), ignored);
                                if (!options.address.tls) return done({});
                                SSL_set_tlsext_host_name(stream.native_handle(), options.address.host.c_str());
-                               if (options.tls_verify) stream.set_verify_callback(asio::ssl::host_name_verification(options.address.host));
+                               if (options.tls_verify)
+                                 stream.set_verify_callback(asio::ssl::host_name_verification(options.address.host));
                                stream.async_handshake(asio::ssl::stream_base::client, done);
                              });
                            });
@@ -191,7 +192,8 @@ struct RedisConnection::State : std::enable_shared_from_this<RedisConnection::St
       self->quiet = owed && !self->heard ? self->quiet + 1 : 0;
       self->heard = false;
       if (self->quiet >= 2)
-        return self->fail_with(self->options.address.describe() + " has not answered for " + std::to_string(self->options.silence.count()) + " ms");
+        return self->fail_with(self->options.address.describe() + " has not answered for " +
+                               std::to_string(self->options.silence.count()) + " ms");
       self->watch();
     });
   }
@@ -200,7 +202,9 @@ struct RedisConnection::State : std::enable_shared_from_this<RedisConnection::St
     if (closed) return;
     const auto lost = std::move(on_lost);
     close();
-    if (lost) lost({code, std::move(what), options.managed ? "gpuq starts its redis-server again" : "is Redis running there? gpuq keeps trying"});
+    if (lost)
+      lost({code, std::move(what),
+            options.managed ? "gpuq starts its redis-server again" : "is Redis running there? gpuq keeps trying"});
   }
 
   void close() {
@@ -227,7 +231,8 @@ struct RedisConnection::State : std::enable_shared_from_this<RedisConnection::St
   int quiet{};
 };
 
-RedisConnection::RedisConnection(asio::io_context& io, const RedisOptions& options) : state_(std::make_shared<State>(io, options)) {}
+RedisConnection::RedisConnection(asio::io_context& io, const RedisOptions& options)
+    : state_(std::make_shared<State>(io, options)) {}
 RedisConnection::~RedisConnection() {
   if (!state_->closed) state_->close();
 }
@@ -236,7 +241,9 @@ void RedisConnection::connect(std::function<void()> connected, std::function<voi
   state_->on_lost = std::move(lost);
   state_->start();
 }
-void RedisConnection::send(std::string bytes, std::size_t replies, Replies done) { state_->send(std::move(bytes), replies, std::move(done)); }
+void RedisConnection::send(std::string bytes, std::size_t replies, Replies done) {
+  state_->send(std::move(bytes), replies, std::move(done));
+}
 std::uint64_t RedisConnection::bytes_written() const { return state_->written; }
 std::uint64_t RedisConnection::bytes_read() const { return state_->received; }
 

@@ -12,13 +12,21 @@ namespace gq::store {
 
 namespace {
 
-Instant now() { return Instant(std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch())); }
+Instant now() {
+  return Instant(std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch()));
+}
 
 class Redis final : public RedisStore {
  public:
   Redis(asio::io_context& io, RedisOptions options, Watcher watcher)
-      : io_(io), options_(std::move(options)), watcher_(std::move(watcher)), keys_(options_.name_space), fsm_(options_, keys_),
-        wake_(io), reconnect_(io), recheck_(io) {}
+      : io_(io),
+        options_(std::move(options)),
+        watcher_(std::move(watcher)),
+        keys_(options_.name_space),
+        fsm_(options_, keys_),
+        wake_(io),
+        reconnect_(io),
+        recheck_(io) {}
   ~Redis() override { shut(); }
 
   void open(std::function<void(Result<Opened>)> done) override {
@@ -40,8 +48,9 @@ class Redis final : public RedisStore {
   void read_payloads(std::vector<JobId> jobs, ReadDone done) override { read(keys_.body, jobs, std::move(done)); }
 
   [[nodiscard]] std::string describe() const override {
-    return "redis " + (version_.empty() ? std::string("(not connected yet)") : version_) + (options_.managed ? " managed" : " at " + options_.address.describe()) +
-           ", fsync " + (options_.durability == Durability::always ? "always" : "every second");
+    return "redis " + (version_.empty() ? std::string("(not connected yet)") : version_) +
+           (options_.managed ? " managed" : " at " + options_.address.describe()) + ", fsync " +
+           (options_.durability == Durability::always ? "always" : "every second");
   }
 
   void close() override { shut(); }
@@ -86,7 +95,8 @@ class Redis final : public RedisStore {
 
   void act(SendCommands& a) {
     if (!connection_) return;
-    connection_->send(std::move(a.bytes), a.replies, [this](std::vector<Reply> replies) { perform(fsm_.replied(now(), std::move(replies))); });
+    connection_->send(std::move(a.bytes), a.replies,
+                      [this](std::vector<Reply> replies) { perform(fsm_.replied(now(), std::move(replies))); });
   }
 
   void act(ConnectAgain& a) {
@@ -190,7 +200,9 @@ class Redis final : public RedisStore {
   void read(const std::string& prefix, const std::vector<JobId>& jobs, ReadDone done) {
     if (jobs.empty()) return later([done = std::move(done)] { done(std::vector<std::shared_ptr<const Bytes>>{}); });
     if (!connection_ || !fsm_.readable())
-      return later([done = std::move(done)] { done(fail(Errc::unavailable, "Redis cannot be reached now", "ask again in a moment")); });
+      return later([done = std::move(done)] {
+        done(fail(Errc::unavailable, "Redis cannot be reached now", "ask again in a moment"));
+      });
     CommandBuffer commands;
     commands.begin(1 + jobs.size());
     commands.arg("MGET");
@@ -202,7 +214,8 @@ class Redis final : public RedisStore {
       if (it == reads_.end()) return;
       const ReadDone answer = std::move(it->second);
       reads_.erase(it);
-      if (!replies[0].is(Reply::Type::array) || replies[0].items.size() != wanted) return answer(tl::unexpected<Error>(classify(replies[0].text)));
+      if (!replies[0].is(Reply::Type::array) || replies[0].items.size() != wanted)
+        return answer(tl::unexpected<Error>(classify(replies[0].text)));
       std::vector<std::shared_ptr<const Bytes>> found;
       found.reserve(wanted);
       for (Reply& item : replies[0].items)
@@ -242,7 +255,9 @@ class Redis final : public RedisStore {
       connection_->send(commands.take(), kFactReplies, [this](std::vector<Reply> replies) {
         const auto facts = parse_facts(replies.data());
         const auto why = facts ? check_server(*facts, options_) : std::nullopt;
-        if (why && why->code != Errc::storage_full) {   // connecting again repeats the check and keeps batches back until it passes
+        if (why &&
+            why->code !=
+                Errc::storage_full) {  // connecting again repeats the check and keeps batches back until it passes
           drop_connection();
           perform(fsm_.disconnected(now(), *why));
         }

@@ -81,7 +81,8 @@ Error classify(const std::string& text) {
   if (starts("READONLY") || starts("MASTERDOWN"))
     return {Errc::redis_role, "this Redis is a read-only replica: " + text, "point --redis at the primary"};
   if (starts("NOREPLICAS"))
-    return {Errc::unavailable, "Redis has too few replicas: " + text, "bring the replicas back or lower min-replicas-to-write"};
+    return {Errc::unavailable, "Redis has too few replicas: " + text,
+            "bring the replicas back or lower min-replicas-to-write"};
   if (starts("LOADING")) return {Errc::unavailable, "Redis is loading its data: " + text, "gpuq waits for it"};
   if (starts("BUSY") || starts("UNKILLABLE"))
     return {Errc::unavailable, "Redis is busy with somebody's script: " + text, "SCRIPT KILL, or wait"};

@@ -25,7 +25,8 @@ Result<ServerFacts> parse_facts(const Reply* replies) {
     auto end = info.find("\r\n", at);
     if (end == std::string::npos) end = info.size();
     const auto colon = info.find(':', at);
-    if (colon != std::string::npos && colon < end) facts.info[info.substr(at, colon - at)] = info.substr(colon + 1, end - colon - 1);
+    if (colon != std::string::npos && colon < end)
+      facts.info[info.substr(at, colon - at)] = info.substr(colon + 1, end - colon - 1);
     at = end + 2;
   }
   if (replies[1].is(Reply::Type::error)) {
@@ -36,13 +37,16 @@ Result<ServerFacts> parse_facts(const Reply* replies) {
       return fail(Errc::refused, "this Redis user may not read the durability settings: " + replies[1].text,
                   "ACL SETUSER <user> +config|get");
   }
-  for (std::size_t i = 0; i + 1 < replies[1].items.size(); i += 2) facts.config[replies[1].items[i].text] = replies[1].items[i + 1].text;
+  for (std::size_t i = 0; i + 1 < replies[1].items.size(); i += 2)
+    facts.config[replies[1].items[i].text] = replies[1].items[i + 1].text;
   return facts;
 }
 
 std::optional<Error> check_server(const ServerFacts& facts, const RedisOptions& options) {
   const std::string where = options.address.describe();
-  const auto error = [&](Errc code, std::string what, std::string next) { return Error{code, where + ": " + std::move(what), std::move(next)}; };
+  const auto error = [&](Errc code, std::string what, std::string next) {
+    return Error{code, where + ": " + std::move(what), std::move(next)};
+  };
 
   const std::string version = facts.get("redis_version");
   if (std::strtol(version.c_str(), nullptr, 10) < 7)
@@ -54,20 +58,24 @@ std::optional<Error> check_server(const ServerFacts& facts, const RedisOptions& 
     return error(Errc::redis_policy, "maxmemory-policy is " + policy + ": it would evict acknowledged jobs",
                  "CONFIG SET maxmemory-policy noeviction   (and the same line in redis.conf)");
   if (facts.get("appendonly") != "yes")
-    return error(Errc::redis_durability, "appendonly is " + facts.get("appendonly") + ": a restart would lose acknowledged jobs",
+    return error(Errc::redis_durability,
+                 "appendonly is " + facts.get("appendonly") + ": a restart would lose acknowledged jobs",
                  "CONFIG SET appendonly yes   (and the same line in redis.conf)");
   const std::string fsync = facts.get("appendfsync");
   if (options.durability == Durability::always && fsync != "always")
     return error(Errc::redis_durability, "appendfsync is " + fsync + ", --durability always is asked",
-                 "CONFIG SET appendfsync always   (and in redis.conf), or --durability everysec, which may lose 1-3 s at a power cut");
+                 "CONFIG SET appendfsync always   (and in redis.conf), or --durability everysec, which may lose 1-3 s "
+                 "at a power cut");
   if (options.durability == Durability::everysec && fsync != "always" && fsync != "everysec")
     return error(Errc::redis_durability, "appendfsync is " + fsync + ", --durability everysec is asked",
                  "CONFIG SET appendfsync everysec   (and the same line in redis.conf)");
   if (facts.get("no-appendfsync-on-rewrite") != "no")
-    return error(Errc::redis_durability, "no-appendfsync-on-rewrite is yes: nothing is fsynced while the file is rewritten",
+    return error(Errc::redis_durability,
+                 "no-appendfsync-on-rewrite is yes: nothing is fsynced while the file is rewritten",
                  "CONFIG SET no-appendfsync-on-rewrite no   (and the same line in redis.conf)");
   if (const auto state = facts.get("aof_last_write_status"); !state.empty() && state != "ok")
-    return error(Errc::storage_full, "its last write to the append-only file failed", "free space on the disk of Redis' dir");
+    return error(Errc::storage_full, "its last write to the append-only file failed",
+                 "free space on the disk of Redis' dir");
   if (facts.number("maxmemory") == 0 && options.budget_bytes == 0)
     return error(Errc::redis_budget, "maxmemory is 0 (unlimited): gpuq cannot know when to refuse submits",
                  "CONFIG SET maxmemory 4gb   (and in redis.conf), or start with --redis-budget 4GiB");
