@@ -40,6 +40,7 @@ struct RouterPort::State {
   std::unordered_map<std::string, Peer*> by_route;
   std::uint64_t last_peer{};
   Frame route, head, body;
+  bool paused{};
   bool dropping{};  ///< in the middle of a message of too many frames
   Peer* culprit{};
 
@@ -143,7 +144,6 @@ struct RouterPort::State {
     if (any && handlers.drained) handlers.drained();
     return result;
   }
-  bool paused{};
 
   Pump::Turn monitor_turn() {
     MonitorEvent event;
@@ -206,7 +206,7 @@ Result<std::string> RouterPort::bind(const Options& options) {
   s.monitor = std::move(monitor);
   s.pump = std::make_shared<Pump>(s.io, s.socket.handle(), turn_of(state_, &State::turn));
   s.monitor_pump = std::make_shared<Pump>(s.io, s.monitor.handle(), turn_of(state_, &State::monitor_turn));
-  s.pump->schedule();
+  s.pump->pause(s.paused);  // may have been asked for before the bind; schedules a turn unless paused
   s.monitor_pump->schedule();
   return std::string(bound);
 }

@@ -211,6 +211,21 @@ TEST_F(Ports, paused_reading_leaves_messages_in_the_socket_and_sends_still_leave
   ASSERT_TRUE(run_until(io, [&] { return heard.size() == 11; }));
 }
 
+TEST_F(Ports, a_port_may_be_paused_before_it_is_bound) {
+  RouterPort router(context, io, recording());
+  router.pause_reading(true);  // a broker that still loads its image
+  const std::string endpoint = good(router.bind(options()));
+  const AccessFile access = issue("early");
+  Peer peer(context, io);
+  good(peer.connect(endpoint, &access));
+  ASSERT_TRUE(run_until(io, [&] { return peer.connected == 1; }));
+  peer.port.send("one");
+  peer.port.send("two");
+  EXPECT_FALSE(run_until(io, [&] { return !heard.empty(); }, std::chrono::milliseconds(50)));
+  router.pause_reading(false);
+  ASSERT_TRUE(run_until(io, [&] { return heard.size() == 2; }));
+}
+
 TEST_F(Ports, a_taken_port_says_who_has_it) {
   RouterPort first(context, io, recording());
   const std::string endpoint = good(first.bind(options()));
