@@ -45,7 +45,8 @@ gpuq::Model push_from_job(Cli& cli, const Arguments& a, std::int64_t budget_mib)
   std::string metadata;
   if (const auto value = result.values.find("metadata"); value != result.values.end()) metadata = value->second;
   if (const gpuq::Part* about = result.part("metadata"); about != nullptr) metadata = client.fetch(*about);
-  return client.push_model_from_blob(a.name, blob, part.blob.empty() ? part.bytes.size() : part.size, "torchscript", metadata, budget_mib);
+  const auto runtime = result.values.find("runtime");   // the trainer says what it made
+  return client.push_model_from_blob(a.name, blob, part.blob.empty() ? part.bytes.size() : part.size, runtime == result.values.end() ? "torchscript" : runtime->second, metadata, budget_mib);
 }
 
 int run_push(Cli& cli, const Arguments& a) {

@@ -202,7 +202,7 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
     const bool is_named = equals != std::string::npos && equals > 0 && !fs::exists(file);
     const std::string path = is_named ? file.substr(equals + 1) : file;
     // The trainer's data set has one name, whatever the folder is called.
-    const std::string name = is_named ? file.substr(0, equals) : a.kind.starts_with("train.") && a.files.size() == 1 ? "data" : base_name(file);
+    const std::string name = is_named ? file.substr(0, equals) : a.kind.starts_with("train.") && a.files.size() == 1 ? "dataset" : base_name(file);
     auto part = read_part(name, path);
     if (!part) return tl::unexpected(part.error());
     common->parts.push_back(std::move(*part));

@@ -195,7 +195,7 @@ void Client::on_final(const std::vector<std::string>& ids, std::function<void(Jo
   auto sink = std::make_shared<BulkSink>(std::move(callback));
   State& state = *state_;
   state.engine.post([&state, jobs = std::move(jobs), sink] {
-    for (const gq::JobId& job : jobs) state.jobs.claim(job, sink);
+    for (const gq::JobId& job : jobs) state.jobs.claim(job, sink, true);
   });
 }
 

@@ -16,7 +16,8 @@ void Jobs::submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> 
   batch->jobs.reserve(items.size());
   for (PreparedPtr& item : items) {
     batch->jobs.push_back(item->item.id);
-    watched_[item->item.id].submitting = true;
+    Watched& watched = watched_[item->item.id];
+    watched.submitting = watched.watching = true;
     item->uploads_left = item->uploads.size();
     if (item->uploads_left == 0) {
       coalescer_.add(std::move(item));
@@ -33,7 +34,7 @@ void Jobs::submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> 
   }
 }
 
-void Jobs::expect(const JobId& job) { watched_.try_emplace(job); }
+void Jobs::expect(const JobId& job) { watched_[job].watching = true; }
 
 void Jobs::flush() {
   while (in_flight_ < kSubmitsInFlight && !coalescer_.empty()) {
@@ -112,7 +113,7 @@ void Jobs::settle(Prepared& item, gpuq::Submitted answer) {
   Batch& batch = *item.batch;
   if (batch.done) return;
   if (answer.ok) {
-    if (const auto it = watched_.find(item.item.id); it != watched_.end()) it->second.submitting = false;
+    if (const auto it = watched_.find(item.item.id); it != watched_.end()) it->second.submitting = it->second.doubted = false;
   } else {
     Errc code = Errc::internal;
     parse_errc(answer.code, code);
@@ -126,7 +127,7 @@ void Jobs::settle(Prepared& item, gpuq::Submitted answer) {
 
 // ---- watching
 
-void Jobs::claim(const JobId& job, SinkPtr sink) {
+void Jobs::claim(const JobId& job, SinkPtr sink, bool patient) {
   if (const auto kept = unclaimed_.find(job); kept != unclaimed_.end()) {
     gpuq::JobResult result = std::move(kept->second.result);
     unclaimed_bytes_ -= kept->second.bytes;
@@ -138,7 +139,11 @@ void Jobs::claim(const JobId& job, SinkPtr sink) {
   const auto [it, is_new] = watched_.try_emplace(job);
   if (!it->second.sink) it->second.sink = std::move(sink);
   else it->second.more.push_back(std::move(sink));
-  if (is_new) to_watch_.push_back(job);
+  if (!is_new) return;
+  if (!patient) return to_watch_.push_back(job);
+  const Instant due = steady_now() + 20ms;
+  if (watch_later_.empty() || watch_later_.back().first < due - 1ms) watch_later_.emplace_back(due, std::vector<JobId>{});
+  watch_later_.back().second.push_back(job);
 }
 
 void Jobs::unclaim(const JobId& job, const Sink* sink) {
@@ -149,10 +154,14 @@ void Jobs::unclaim(const JobId& job, const Sink* sink) {
 }
 
 void Jobs::send_watch(std::vector<JobId> jobs) {
+  for (const JobId& job : jobs)
+    if (const auto it = watched_.find(job); it != watched_.end()) it->second.watching = true;
   const wire::Watch message{jobs};
   const std::uint64_t id = engine_.ask(message, {}, engine_.settings().timeout, [this, jobs = std::move(jobs)](Result<Answer>&& answer) {
     if (!answer) {
       if (answer.error().code == Errc::cancelled) return;
+      for (const JobId& job : jobs)
+        if (const auto it = watched_.find(job); it != watched_.end()) it->second.watching = false;
       watch_later_.emplace_back(steady_now() + 500ms, jobs);   // whoever waits has a deadline of their own
       return;
     }
@@ -160,6 +169,12 @@ void Jobs::send_watch(std::vector<JobId> jobs) {
       for (const JobId& job : said->unknown) {
         const auto it = watched_.find(job);
         if (it == watched_.end() || it->second.submitting) continue;
+        if (!it->second.doubted) {
+          it->second.doubted = true;
+          it->second.watching = false;
+          watch_later_.emplace_back(steady_now() + 200ms, std::vector<JobId>{job});
+          continue;
+        }
         give_up(job, {Errc::not_found, "there is no job " + to_string(job), "gpuq list"});
       }
   });
@@ -300,7 +315,7 @@ bool Jobs::tick(Instant now) {
   for (std::size_t i = 0; i < watch_later_.size();) {
     if (watch_later_[i].first > now) { ++i; continue; }
     for (const JobId& job : watch_later_[i].second)
-      if (watched_.contains(job)) to_watch_.push_back(job);
+      if (const auto it = watched_.find(job); it != watched_.end() && !it->second.watching) to_watch_.push_back(job);
     watch_later_[i] = std::move(watch_later_.back());
     watch_later_.pop_back();
   }

@@ -35,7 +35,8 @@ class Jobs {
   void submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> items);
   /// A job made by other means (retry) that this client has asked to watch.
   void expect(const JobId& job);
-  void claim(const JobId& job, SinkPtr sink);
+  /// `patient`: the submit of this job may follow in a moment, so the broker is asked about it only a little later.
+  void claim(const JobId& job, SinkPtr sink, bool patient = false);
   void unclaim(const JobId& job, const Sink* sink);
   void blob_read(const BlobDigest& blob);     ///< its result counts as fetched when all its blobs were read
 
@@ -49,6 +50,8 @@ class Jobs {
  private:
   struct Watched {
     bool submitting{};                         ///< its submit is not answered yet: sending that again watches it too
+    bool watching{};                           ///< the broker was asked to tell us, by submit or by watch
+    bool doubted{};                            ///< unknown once: perhaps asked before its submit arrived, so it is asked again
     SinkPtr sink;                              ///< nearly always the only one
     std::vector<SinkPtr> more;
   };

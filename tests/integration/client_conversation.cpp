@@ -302,6 +302,33 @@ TEST(ClientConversation, a_result_that_came_before_anybody_asked_is_kept_and_fet
   EXPECT_TRUE(broker.all<wire::Watch>().empty()) << "jobs submitted here are watched already";
 }
 
+TEST(ClientConversation, asking_for_results_before_the_submit_is_fine) {
+  FakeBroker broker;
+  std::atomic<bool> submitted{false};
+  broker.script([&](FakeBroker& b, const Heard& heard) {   // knows no job until it is submitted, as a broker does
+    const auto* watch = std::get_if<wire::Watch>(&heard.message);
+    if (std::holds_alternative<wire::Submit>(heard.message)) submitted = true;
+    if (watch == nullptr || submitted) return false;
+    b.say(heard.peer, wire::Watched{watch->jobs}, heard.header.id);
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  gpuq::JobSpec spec = echo();
+  spec.id = gpuq::make_job_id();
+  std::promise<gpuq::JobResult> first;
+  client.on_final({spec.id}, [&](gpuq::JobResult&& result) { first.set_value(std::move(result)); });
+  ASSERT_TRUE(client.submit(spec).ok);
+  const PeerId peer = broker.last_peer();
+  broker.later([&broker, peer, &spec] {
+    std::string body;
+    const auto notify = succeeded(*parse_job_id(spec.id), body);
+    broker.say(peer, notify, 0, body);
+  });
+  auto future = first.get_future();
+  EXPECT_TRUE(within(future).ok());
+  EXPECT_TRUE(broker.all<wire::Watch>().empty()) << "the submit watches it; nobody needs to ask";
+}
+
 TEST(ClientConversation, an_unknown_job_is_not_found_and_a_refused_one_says_why) {
   FakeBroker broker;
   broker.script([](FakeBroker& b, const Heard& heard) {

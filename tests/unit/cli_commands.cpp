@@ -195,7 +195,7 @@ TEST_F(CommandLine, a_folder_travels_as_a_tar_and_equal_folders_are_equal_bytes)
   a.files = {home + "/set"};
   const auto one = plan_submit(a, here()), two = plan_submit(a, here());
   ASSERT_TRUE(one) << one.error().what;
-  EXPECT_EQ(one->jobs[0].parts[0].name, "data");
+  EXPECT_EQ(one->jobs[0].parts[0].name, "dataset");
   EXPECT_EQ(one->jobs[0].parts[0].media, "application/x-tar");
   EXPECT_EQ(one->jobs[0].parts[0].bytes, two->jobs[0].parts[0].bytes);
   std::ofstream(home + "/set.tar", std::ios::binary) << one->jobs[0].parts[0].bytes;

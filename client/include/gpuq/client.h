@@ -154,7 +154,7 @@ class Client {
   /// The result of a job that is already final; UNAVAILABLE while it is not, NOT_FOUND, RESULT_EXPIRED.
   JobResult result(const std::string& id);
   /// Calls back on the client's thread for each job as it becomes final, until all are; no per-job future. For many jobs.
-  /// Submit first, then ask (what became final in between is kept). The callback must not throw.
+  /// Before or after the submit: what became final in between is kept. The callback must not throw.
   void on_final(const std::vector<std::string>& ids, std::function<void(JobResult&&)> callback);
   std::string fetch(const Part& part);                            ///< bytes of a part, from the blob store when large
   std::string fetch_blob(const std::string& digest);
