@@ -63,7 +63,7 @@ std::vector<std::string> whats_wrong(const Overview& view) {
       if (d.total_mib > 0 && d.foreign_mib > d.total_mib / 4) wrong.push_back(mib(d.foreign_mib) + " of " + d.uuid + " on " + w.name + " are used by programs that are not gpuq's");
     }
   }
-  if (view.top.commit_p99_ms > 50) wrong.push_back("commits are slow (p99 " + number(view.top.commit_p99_ms, 0) + " ms): the disk under Redis is the likely cause, gpuq doctor");
+  if (view.top.commit_p50_ms > 50) wrong.push_back("commits are slow (p50 " + number(view.top.commit_p50_ms, 0) + " ms): the disk under Redis is the likely cause, gpuq doctor");
   return wrong;
 }
 
