@@ -67,12 +67,11 @@ TEST_F(WorkerDeath, a_frozen_worker_comes_back_and_its_work_counts_once) {
   EXPECT_NE(program.log().find("thawed"), std::string::npos) << program.log();
 }
 
-TEST_F(WorkerDeath, a_result_made_while_the_broker_was_away_is_delivered_when_it_is_back) {
-  broker.process.signal(SIGKILL);
-  broker.process.wait();
-  Redis redis(dir);
-  redis.start();
-  start({"--redis", redis.socket(), "--redis-budget", "256MiB"});
+struct BrokerAway : WorkerStory {
+  void SetUp() override { start(); }   // with its managed Redis: it has to remember
+};
+
+TEST_F(BrokerAway, a_result_made_while_the_broker_was_away_is_delivered_when_it_is_back) {
   start_worker();
   const std::string gate = dir.path("gate");
   const std::string note = dir.path("ran");

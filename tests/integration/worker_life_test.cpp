@@ -229,11 +229,13 @@ TEST_F(WorkerLife, an_unknown_key_is_refused_within_seconds_and_once_ends_with_c
 }
 
 TEST_F(WorkerLife, what_is_wrong_at_the_start_is_said_with_a_code_and_a_next_step) {
+  int runs = 0;
   const auto run = [&](std::vector<std::string> more) {
     std::vector<std::string> argv{GPUQ_WORKER_PROGRAM, "--insecure", "--broker", "tcp://127.0.0.1:1", "--scratch", dir.path("other")};
     argv.insert(argv.end(), more.begin(), more.end());
     Process one;
-    one.start(argv, dir.path("bad.log"), {"GPUQ_NVML=none"});
+    const std::string log = dir.path("bad" + std::to_string(++runs) + ".log");
+    one.start(argv, log, {"GPUQ_NVML=none"});
     const int code = one.wait();
     return std::to_string(code) + " " + one.log();
   };
@@ -244,7 +246,7 @@ TEST_F(WorkerLife, what_is_wrong_at_the_start_is_said_with_a_code_and_a_next_ste
   start_worker();
   EXPECT_EQ(run({"--scratch", scratch()}).rfind("2 error[USAGE]", 0), 0U) << "given twice";
   Process second;
-  second.start({GPUQ_WORKER_PROGRAM, "--insecure", "--broker", "tcp://127.0.0.1:1", "--scratch", scratch()}, dir.path("bad.log"));
+  second.start({GPUQ_WORKER_PROGRAM, "--insecure", "--broker", "tcp://127.0.0.1:1", "--scratch", scratch()}, dir.path("second.log"));
   EXPECT_EQ(second.wait(), 5);
   EXPECT_NE(second.log().find("error[DATA_DIR_IN_USE]"), std::string::npos) << second.log();
 }

@@ -44,9 +44,16 @@ struct WorkerStory : BrokerStory {
   void start_worker(const std::vector<std::string>& more = {}, const std::string& name = "bert") {
     const std::string file = dir.path(name + ".json");
     ASSERT_TRUE(net::write_access_file(file, access(name, net::Role::worker, broker.workers)).has_value());
-    std::vector<std::string> argv{GPUQ_WORKER_PROGRAM, "--access-file", file, "--broker", broker.workers, "--scratch", scratch(), "--devices", "cpu", "--cpu-memory", "4GiB", "--ready-fd", "3"};
+    // `env -i`, so that what the worker inherits is what the test says.
+    std::vector<std::string> argv;
+    if (!worker_environment.empty()) {
+      argv = {"/usr/bin/env", "-i"};
+      argv.insert(argv.end(), worker_environment.begin(), worker_environment.end());
+    }
+    const std::vector<std::string> own{GPUQ_WORKER_PROGRAM, "--access-file", file, "--broker", broker.workers, "--scratch", scratch(), "--devices", "cpu", "--cpu-memory", "4GiB", "--ready-fd", "3"};
+    argv.insert(argv.end(), own.begin(), own.end());
     argv.insert(argv.end(), more.begin(), more.end());
-    program.start(argv, dir.path("worker.log"), worker_environment, true);
+    program.start(argv, dir.path("worker.log"), {}, true);
     ASSERT_NE(program.ready_line(), "") << program.log();
   }
 

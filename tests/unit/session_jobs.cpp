@@ -251,6 +251,17 @@ TEST_F(SessionStory, a_warm_lane_opens_with_its_credit_and_closes) {
   EXPECT_EQ(acts(), Lines{"send PULL opened=[] closed=[1000] credit=[]"});
 }
 
+TEST_F(SessionStory, a_lane_closes_before_the_ends_of_its_jobs_are_told) {
+  session->open_lane({1000, 2, "GPU-0", "yolo@ab"}, 2);
+  connect();
+  assign(1, grant(1), "detect", 1000);
+  start(grant(1));
+  quietly();
+  session->close_lane(1000);
+  finish(grant(1), Outcome::crashed);
+  EXPECT_EQ(acts(), (Lines{"send PULL opened=[] closed=[1000] credit=[]", "send ENDED [1.1=crashed]"}));
+}
+
 // ---- cancel, preempt, timeout, revoke
 
 TEST_F(SessionStory, a_cancel_is_done_once_however_often_it_is_said) {

@@ -37,7 +37,7 @@ AttemptFolder::~AttemptFolder() {
 }
 
 bool is_safe_path(std::string_view path) {
-  if (path.empty() || path.front() == '/' || path.size() > 1024 || path.find('\0') != std::string_view::npos) return false;
+  if (path.empty() || path.front() == '/' || path.back() == '/' || path.size() > 1024 || path.find('\0') != std::string_view::npos) return false;
   while (!path.empty()) {
     const std::size_t end = std::min(path.find('/'), path.size());
     const std::string_view component = path.substr(0, end);

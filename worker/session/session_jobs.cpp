@@ -355,6 +355,8 @@ void Session::flush(Instant now, Actions& out) {
     refusals_.clear();
     return;
   }
+  // A lane that is gone must be known to be gone before its jobs' ends make the broker fill it again.
+  if (!lanes_closed_.empty()) flush_pull(out);
   if (!started_queue_.empty()) flush_started(out);
   if (!report_queue_.empty()) flush_reports(now, out);
   for (Send& log : logs_) out.emplace_back(std::move(log));
