@@ -3,7 +3,7 @@
 // Starts the broker program with its managed Redis (or --memory), CURVE on, drives it with one scripted client and one scripted
 // worker over DealerPort, each on a thread of its own, and prints lives/s with the CPU time of the broker, of Redis and of this
 // program, per life. The client keeps `--window` jobs under way and submits `--batch` per message; the worker echoes at once.
-//   broker_load [--jobs 100000] [--window 1024] [--batch 64] [--payload 200] [--memory] [--no-result]
+//   broker_load [--jobs 100000] [--window 1024] [--batch 64] [--payload 200] [--memory]
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/resource.h>
@@ -24,6 +24,7 @@
 #include "common/config/clock.h"
 #include "common/net/keys.h"
 #include "common/net/port.h"
+#include "common/vocabulary/limits.h"
 #include "common/wire/codec.h"
 
 extern char** environ;
@@ -36,7 +37,6 @@ using namespace std::chrono_literals;
 struct Plan {
   std::size_t jobs = 100'000, window = 1024, batch = 64, payload = 200;
   bool memory = false;
-  std::string perf;
 };
 
 double cpu_seconds(pid_t pid) {
@@ -140,6 +140,7 @@ class LoadWorker final : public LoadPeer {
     if (auto* failure = std::get_if<wire::Failure>(&decoded->message)) std::fprintf(stderr, "worker: %s %s\n", failure->code.c_str(), failure->what.c_str());
     auto* assign = std::get_if<wire::Assign>(&decoded->message);
     if (assign == nullptr) return;
+    if (ended_.items.size() + assign->items.size() > kLimits.items_max) drained();
     for (const wire::AssignItem& item : assign->items) {
       wire::EndedItem end;
       end.grant = item.grant;
@@ -149,7 +150,6 @@ class LoadWorker final : public LoadPeer {
       last_number_ = item.number;
     }
     body_ += packet.body;
-    if (ended_.items.size() >= 192) drained();
   }
   void drained() override {
     if (ended_.items.empty()) return;
@@ -172,7 +172,7 @@ class LoadWorker final : public LoadPeer {
 
 class LoadClient final : public LoadPeer {
  public:
-  LoadClient(std::string endpoint, net::AccessFile access, Plan plan) : LoadPeer(std::move(endpoint), std::move(access)), plan_(plan), payload_(plan.payload, 'p') {}
+  LoadClient(std::string endpoint, net::AccessFile access, Plan plan) : LoadPeer(std::move(endpoint), std::move(access)), plan_(plan), payload_(plan.payload, 'p'), seen_(plan.jobs + 1) {}
   ~LoadClient() override { stop(); }
   std::atomic<std::size_t> finished{}, acknowledged{};
   std::atomic<bool> welcomed{};
@@ -189,9 +189,16 @@ class LoadClient final : public LoadPeer {
     auto decoded = wire::decode(packet.head);
     if (!decoded) return;
     if (std::holds_alternative<wire::ClientWelcome>(decoded->message)) welcomed = true;
-    else if (auto* notify = std::get_if<wire::Notify>(&decoded->message)) finished += notify->items.size();
+    else if (auto* notify = std::get_if<wire::Notify>(&decoded->message)) finished += count(notify->items);
     else if (auto* submitted = std::get_if<wire::Submitted>(&decoded->message)) acknowledged += submitted->items.size();
     else if (auto* failure = std::get_if<wire::Failure>(&decoded->message)) std::fprintf(stderr, "client: %s %s\n", failure->code.c_str(), failure->what.c_str());
+  }
+  /// Each job once, whatever is told twice.
+  std::size_t count(const std::vector<wire::NotifyItem>& items) {
+    std::size_t fresh = 0;
+    for (const wire::NotifyItem& item : items)
+      if (item.state == static_cast<std::uint8_t>(JobState::succeeded) && item.id.lo < seen_.size() && !std::exchange(seen_[item.id.lo], true)) ++fresh;
+    return fresh;
   }
   void drained() override {
     if (!began_) return;
@@ -201,7 +208,7 @@ class LoadClient final : public LoadPeer {
       const std::size_t n = std::min(plan_.batch, plan_.jobs - sent_);
       submit.items.resize(n);
       for (wire::SubmitItem& item : submit.items) {
-        item.id = make_job_id(static_cast<std::uint64_t>(now().wall.ms), 1, ++counter_ * 0x9E3779B97F4A7C15ULL);
+        item.id = make_job_id(static_cast<std::uint64_t>(now().wall.ms), 1, ++counter_);
         item.digest = {item.id.hi, item.id.lo};
         item.kind = "echo";
         item.payload_bytes = static_cast<std::uint32_t>(payload_.size());
@@ -214,6 +221,7 @@ class LoadClient final : public LoadPeer {
 
   Plan plan_;
   std::string payload_;
+  std::vector<bool> seen_;   ///< by the number in the job id
   bool began_{};
   std::size_t sent_{};
   std::uint64_t counter_{};
