@@ -52,6 +52,14 @@ void Core::State::on_refused(const AttemptRefused& e) {
   const Hold& hold = holds[jobs[slot].hold];
   if (hold.devices.empty()) back_off(jobs[slot].shape, hold.worker | 1U << 31U);
   for (const Index device : hold.devices) back_off(jobs[slot].shape, device);
+  if (e.code == Errc::not_here && hold.is_model && !hold.devices.empty()) {
+    // The warm lane is closed there and the word of it was lost: believed open, it would keep the model from being loaded again.
+    const auto& lanes_there = workers[hold.worker].lanes;
+    const auto closed = std::find_if(lanes_there.begin(), lanes_there.end(), [&](Index l) {
+      return lanes[l].kind == LaneKind::warm && lanes[l].version == hold.version && lanes[l].device == hold.devices.front();
+    });
+    if (closed != lanes_there.end()) close_lane(*closed);
+  }
   return_offer(slot);
 }
 

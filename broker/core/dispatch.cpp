@@ -43,7 +43,12 @@ void Core::State::schedule_domain(bool uses_device) {
       const Index shape = to_try.begin()->shape;
       if (pick_anywhere(shape, pick)) {
         dispatch(shape, pick);
-        any_room = any_room && room_left();
+        if (room_reopened) {  // a dispatch gave room back (the device kept for a suspect): shapes passed already are asked again
+          at = standing.begin();
+          parked_now.clear();
+        }
+        any_room = (any_room || room_reopened) && room_left();
+        room_reopened = false;
         continue;
       }
       Shape& s = shapes[shape];
@@ -62,6 +67,12 @@ void Core::State::schedule_domain(bool uses_device) {
     if (std::find(parked_now.begin(), parked_now.end(), key.shape) == parked_now.end() && pick_touched(key.shape, pick)) {
       dispatch(key.shape, pick);
       any_room = room_left();
+      if (room_reopened) {
+        room_reopened = false;
+        parked_now.clear();
+        at = standing.begin();
+        continue;
+      }
     }
     at = standing.upper_bound(key);
   }

@@ -117,6 +117,7 @@ void Core::State::detach_hold(Index index, bool stays_loaded) {
       d.model_holds--;
       if (hold.is_suspect && --d.suspects == 0) room = true;
       if (d.model_holds == 0 && d.awaits != kNone) make_fresh(d.awaits);
+      if (d.model_holds == 0 && !shape_of[true].empty()) room = true;  // for a suspect, an idle device is room, whoever it waits for
     }
     if (room) refresh_device(device, true);
     if (failed_load) wake_version(hold.version);
@@ -190,6 +191,7 @@ void Core::State::end_awaiting(Index device) {
   devices[device].awaits = kNone;
   shapes[shape].awaited = kNone;
   refresh_device(device, true);
+  room_reopened = true;
 }
 
 }  // namespace gq::core

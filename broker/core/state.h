@@ -87,6 +87,7 @@ struct Core::State {
   Moment now;
   std::uint64_t entropy{};
   Effects* out{};
+  bool room_reopened{};            ///< a dispatch gave room back: the pass over the shapes begins again
   bool started{};                  ///< a step or a load has been
   bool stepped{};                  ///< a step has been: everything loaded has been tried
 

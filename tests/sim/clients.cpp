@@ -73,7 +73,7 @@ void World::fill(JobNumber job, core::SubmitItem& item) const {
   item.body = (core::Token{job} + 1) | (1ULL << 61U);
   item.watch = dice(job, 13) % 50 != 0;
   if (dice(job, 14) % 100 == 0) f.timeout = Duration{400'000};
-  if (dice(job, 15) % 200 == 0) f.not_before = WallTime{1'790'000'000'000 + static_cast<std::int64_t>(dice(job, 16) % 20'000)};
+  if (dice(job, 15) % 200 == 0) f.not_before = WallTime{1'790'000'000'000 + static_cast<std::int64_t>(dice(job, 16) % (options.light ? 8'000 : 20'000))};
   if (dice(job, 17) % 300 == 0) f.deadline = WallTime{1'790'000'000'000 + 2'000 + static_cast<std::int64_t>(dice(job, 18) % 60'000)};
   if (job > 64 && dice(job, 19) % 100 == 0)  // comes after one or two jobs submitted shortly before
     for (std::uint64_t i = 0; i <= dice(job, 20) % 2; ++i) {
@@ -116,15 +116,17 @@ void World::client_connected(std::uint32_t index) {
 
 void World::ask_turn(std::uint32_t index, std::int64_t us) {
   ClientRow& c = clients[index];
-  if (c.turn_asked) return;
-  c.turn_asked = true;
-  in_us(us, {What::client_turn, index, 0});
+  const Tick tick = std::max(wheel.now() + 1, (now_us() + us) / kTickUs);
+  if (c.turn_at > wheel.now() && c.turn_at <= tick) return;  // an earlier one comes
+  c.turn_at = tick;
+  wheel.at(tick, {What::client_turn, index, 0});
 }
 
 /// One turn: push models first, then keep one batch under way, resend what got no answer, ask again about what is not final.
 void World::client_turn(std::uint32_t index) {
   ClientRow& c = clients[index];
-  c.turn_asked = false;
+  if (c.turn_at != wheel.now()) return;  // an earlier one was asked for since
+  c.turn_at = 0;
   if (!c.link.open) return;
   if (index == 0 && c.models_pushed < kModels && options.mix == Mix::mixed) {
     up(Side::client, index, core::ModelPushed{{}, ++c.request, model(static_cast<std::uint32_t>(c.models_pushed))});
@@ -144,7 +146,7 @@ void World::client_turn(std::uint32_t index) {
   }
   const bool patient = options.light && !options.faults.network;
   if (!c.outstanding.empty() && (c.sent == 0 || wheel.now() - c.sent >= 2 * kSecond)) client_submit(index);
-  if (wheel.now() - c.rewatched > (patient ? 20 : 5) * kSecond) {
+  if (wheel.now() - c.rewatched > (patient ? (next_job < options.jobs ? 20 : 4) : 5) * kSecond) {
     c.rewatched = wheel.now();
     std::erase_if(c.mine, [&](JobNumber job) { return job_done[job]; });
     for (std::size_t first = 0; first < c.mine.size(); first += 256) {

@@ -34,7 +34,7 @@ struct Report {
   std::uint64_t happenings{};      ///< everything simulated
   double simulated_s{};
   double wall_s{};
-  double core_s{};                 ///< wall time inside the core (measured only when asked: --verbose)
+  double cpu_s{};                  ///< of this process: what the wall time would be on an idle machine
   std::uint64_t decisions{};       ///< assignments that left
   std::uint64_t attempts{};        ///< executions started
   std::uint64_t losses{}, preemptions{}, stale{}, duplicates{}, reloads{}, outages{}, torn{}, killed{}, frozen{}, beats{}, batches{};

@@ -138,7 +138,7 @@ struct ClientRow {
   std::vector<JobNumber> to_fetch;
   std::vector<std::pair<std::uint64_t, std::vector<JobNumber>>> cancels;  ///< request, jobs
   std::vector<std::pair<std::uint64_t, std::pair<JobNumber, JobNumber>>> retries;
-  bool turn_asked{};
+  Tick turn_at{};
 };
 
 struct Batch {
@@ -171,6 +171,7 @@ struct World {
   [[nodiscard]] bool finished() const;
   [[nodiscard]] bool out_of_time() const;
   void final_checks();
+  void print_progress();
 
   // broker.cpp: the shell and the store
   void step(core::Event event);

@@ -20,7 +20,7 @@ enum class What : std::uint8_t {
   run_started, run_ended,                                  // a = worker, b = run
   client_turn, client_connect, client_resend, client_cancel,
   batch_apply, batch_reply, store_up, store_down_seen, broker_start, broker_wake, broker_thaw, links_gone,
-  fault, heal, sample,
+  fault, heal, sample, progress,
 };
 struct Happening {
   What what{};

@@ -1,5 +1,7 @@
 // world.cpp - time passes, packets travel, and at the end the checkers have the last word.
 #include <chrono>
+#include <cstdio>
+#include <ctime>
 
 #include "tests/sim/sim.h"
 
@@ -43,10 +45,12 @@ World::World(const Options& given)
   for (std::uint32_t i = 0; i < options.workers; ++i) at_us(rng.between(0, 900'000), {What::worker_start, i, 0});
   for (std::uint32_t i = 0; i < client_count; ++i) at_us(rng.between(0, 200'000), {What::client_connect, i, 0});
   schedule_faults();
+  if (options.verbose) in_us(1'000'000, {What::progress, 0, 0});
 }
 
 Report World::run() {
   const auto begun = std::chrono::steady_clock::now();
+  const std::clock_t cpu_begun = std::clock();
   while (!finished() && !out_of_time()) {
     const auto& slot = wheel.advance();
     if (!slot.empty() || stepped || !client_inbox.empty() || flying) findings.at(now_us());
@@ -58,6 +62,7 @@ Report World::run() {
   report.options = options;
   report.simulated_s = static_cast<double>(now_us()) / 1e6;
   report.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+  report.cpu_s = static_cast<double>(std::clock() - cpu_begun) / CLOCKS_PER_SEC;
   report.attempts = history.counts().starts;
   report.stale = history.counts().stale;
   report.violations = findings.violations();
@@ -108,9 +113,23 @@ void World::happen(const Happening& h) {
     case What::heal: heal(); break;
     case What::sample:
       if (core && stepped_since_load) core->check_invariants();
-      in_us(options.workers > 1000 ? 5'000'000 : 250'000, {What::sample, 0, 0});
+      in_us(options.workers > 1000 ? 20'000'000 : 250'000, {What::sample, 0, 0});
       break;
+    case What::progress: print_progress(); break;
   }
+}
+
+void World::print_progress() {
+  in_us(1'000'000, {What::progress, 0, 0});
+  if (!core) return;
+  const core::Totals t = core->totals();
+  std::fprintf(stderr, "%6.1f s  submitted %u  done %llu  batches %llu", static_cast<double>(now_us()) / 1e6, next_job,
+               static_cast<unsigned long long>(jobs_done), static_cast<unsigned long long>(report.batches));
+  for (std::size_t c = 0; c < kJobClasses; ++c)
+    std::fprintf(stderr, "  %s waiting %llu ready %llu running %llu", std::string(gq::to_string(static_cast<JobClass>(c))).c_str(),
+                 static_cast<unsigned long long>(t.by_class_and_state[c][1]), static_cast<unsigned long long>(t.by_class_and_state[c][2]),
+                 static_cast<unsigned long long>(t.by_class_and_state[c][3]));
+  std::fprintf(stderr, "\n");
 }
 
 // ---- network
