@@ -196,8 +196,11 @@ class LoadClient final : public LoadPeer {
   /// Each job once, whatever is told twice.
   std::size_t count(const std::vector<wire::NotifyItem>& items) {
     std::size_t fresh = 0;
-    for (const wire::NotifyItem& item : items)
-      if (item.state == static_cast<std::uint8_t>(JobState::succeeded) && item.id.lo < seen_.size() && !std::exchange(seen_[item.id.lo], true)) ++fresh;
+    for (const wire::NotifyItem& item : items) {
+      if (item.state != static_cast<std::uint8_t>(JobState::succeeded) || item.id.lo >= seen_.size() || seen_[item.id.lo]) continue;
+      seen_[item.id.lo] = true;
+      ++fresh;
+    }
     return fresh;
   }
   void drained() override {
