@@ -319,9 +319,9 @@ TEST(ClientConversation, asking_for_results_before_the_submit_is_fine) {
   client.on_final({spec.id}, [&](gpuq::JobResult&& result) { first.set_value(std::move(result)); });
   ASSERT_TRUE(client.submit(spec).ok);
   const PeerId peer = broker.last_peer();
-  broker.later([&broker, peer, &spec] {
+  broker.later([&broker, peer, id = *parse_job_id(spec.id)] {
     std::string body;
-    const auto notify = succeeded(*parse_job_id(spec.id), body);
+    const auto notify = succeeded(id, body);
     broker.say(peer, notify, 0, body);
   });
   auto future = first.get_future();
@@ -376,6 +376,8 @@ struct BlobScript {
   std::mutex mutex;
   std::map<BlobDigest, std::string> partial, whole;
   int chunks = 0;
+  std::string stored(const BlobDigest& blob) { const std::lock_guard lock(mutex); return whole[blob]; }
+  int chunks_seen() { const std::lock_guard lock(mutex); return chunks; }
   bool operator()(FakeBroker& b, const Heard& heard) {
     const auto* put = std::get_if<wire::BlobPut>(&heard.message);
     if (put == nullptr) return false;
@@ -405,14 +407,14 @@ TEST(ClientConversation, a_large_part_is_uploaded_first_and_once_and_goes_on_whe
   spec.parts[0].name = "image";
   spec.parts[0].bytes = bytes;
   EXPECT_TRUE(client.submit(spec).ok);
-  EXPECT_EQ(store->whole[digest], bytes);
-  EXPECT_EQ(store->chunks, 25) << "the missing 100,000 bytes in chunks of 4096";
+  EXPECT_EQ(store->stored(digest), bytes);
+  EXPECT_EQ(store->chunks_seen(), 25) << "the missing 100,000 bytes in chunks of 4096";
   const auto submits = broker.all<wire::Submit>();
   ASSERT_EQ(submits.size(), 1U);
   EXPECT_EQ(submits[0].items[0].blobs, std::vector<BlobDigest>{digest});
   EXPECT_LT(submits[0].items[0].payload_bytes, 1000U);
   EXPECT_TRUE(client.submit(spec).ok);
-  EXPECT_EQ(store->chunks, 25) << "known content is not sent again";
+  EXPECT_EQ(store->chunks_seen(), 25) << "known content is not sent again";
 }
 
 TEST(ClientConversation, an_upload_survives_a_dropped_connection) {
@@ -421,7 +423,7 @@ TEST(ClientConversation, an_upload_survives_a_dropped_connection) {
   std::atomic<bool> deaf{false};
   broker.script([&, store](FakeBroker& b, const Heard& heard) {
     if (deaf && !std::holds_alternative<wire::ClientHello>(heard.message)) return true;
-    if (std::holds_alternative<wire::BlobPut>(heard.message) && store->chunks >= 10) deaf = true;
+    if (std::holds_alternative<wire::BlobPut>(heard.message) && store->chunks_seen() >= 10) deaf = true;
     return deaf ? true : (*store)(b, heard);
   });
   gpuq::Client client(options_for(broker.endpoint()));
@@ -432,7 +434,7 @@ TEST(ClientConversation, an_upload_survives_a_dropped_connection) {
   broker.script([store](FakeBroker& b, const Heard& heard) { return (*store)(b, heard); });
   broker.restart();
   EXPECT_EQ(within(digest), to_string(client::sha256(bytes)));
-  EXPECT_EQ(store->whole[client::sha256(bytes)], bytes);
+  EXPECT_EQ(store->stored(client::sha256(bytes)), bytes);
 }
 
 TEST(ClientConversation, a_large_result_is_fetched_in_pieces_and_its_content_is_verified) {
