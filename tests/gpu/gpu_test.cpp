@@ -237,6 +237,8 @@ int run_both(const std::string& self, const std::string& steps) {
 
 int main(int argc, char** argv) {
   using namespace gq::exec;
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  ::setenv("GOMP_SPINCOUNT", "10000", 0);   // for the halves: see process.cpp
   if (argc == 5 && std::strcmp(argv[1], "--half") == 0) {
     const int steps = std::atoi(argv[4]);
     return std::strcmp(argv[2], "cpu") == 0 ? cpu_half(argv[3], steps) : cuda_half(argv[3], steps);
