@@ -40,7 +40,6 @@ void row(const char* name, double value, const char* unit) {
   std::printf("{\"name\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"}\n", name, value, unit);
   std::fflush(stdout);
 }
-void note(const std::string& text) { std::printf("%s\n", text.c_str()); std::fflush(stdout); }
 double percentile(std::vector<double> values, double p) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
