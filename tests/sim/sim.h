@@ -214,6 +214,7 @@ struct World {
   void leave_lane(WorkerRow& w, Run& run);
   void evict(std::uint32_t index, std::size_t warm);
   bool saw_number(WorkerRow& w, std::uint64_t number);
+  void excuse(const WorkerRow& w, Run& run);
   void excuse_zombies(std::uint32_t asking, std::uint32_t device);
   bool make_room(std::uint32_t index, std::uint16_t device, Mib size, JobNumber job);
   std::vector<core::DeviceReport> device_reports(const WorkerRow& w);

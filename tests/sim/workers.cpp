@@ -171,7 +171,11 @@ void World::worker_hears(std::uint32_t index, core::Message message) {
     w.welcomed = true;
     w.number_max = w.number_gap = 0;
     findings.note(Note::welcomed, kNoJob, index, static_cast<std::uint32_t>(welcome->revoke.size()));
-    for (const core::Grant& grant : welcome->revoke) revoke(index, grant);
+    for (const core::Grant& grant : welcome->revoke) {
+      revoke(index, grant);  // rule 4.7: charged until lease end or this worker's HELLO; what is still being stopped, the worker sees itself
+      for (Run& run : w.runs)
+        if (run.grant == grant) excuse(w, run);
+    }
     w.said_started.clear();
     for (const Run& run : w.runs)
       if (run.began) w.said_started.push_back(run.grant);
@@ -300,17 +304,20 @@ bool World::make_room(std::uint32_t index, std::uint16_t device, Mib size, JobNu
   return true;
 }
 
+void World::excuse(const WorkerRow& w, Run& run) {
+  if (run.excused || run.held <= Mib{0}) return;
+  run.excused = true;
+  for (std::uint16_t i = 0; i < run.devices_count; ++i) history.excuse(w.devices[run.devices[i]].global, run.held);
+}
+
 /// Leases of workers that nobody could reach for a whole lease have ended, whatever still sits on the card.
 void World::excuse_zombies(std::uint32_t asking, std::uint32_t global) {
   for (const std::uint32_t other : physical[global].offered_by) {
     WorkerRow& w = workers[other];
     if (other == asking || wheel.now() - w.judged < 10 * kSecond) continue;
     for (Run& run : w.runs)
-      for (std::uint16_t i = 0; i < run.devices_count && !run.excused; ++i)
-        if (w.devices[run.devices[i]].global == global && run.held > Mib{0} && run.devices_count == 1) {
-          run.excused = true;
-          history.excuse(global, run.held);
-        }
+      for (std::uint16_t i = 0; i < run.devices_count; ++i)
+        if (w.devices[run.devices[i]].global == global) excuse(w, run);
     for (Warm& m : w.warm)
       if (!m.excused && w.devices[m.device].global == global) {
         m.excused = true;
