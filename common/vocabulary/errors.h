@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <source_location>
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
@@ -88,10 +87,19 @@ inline tl::unexpected<Error> fail(Errc code, std::string what, std::string next 
   return tl::unexpected<Error>(Error{code, std::move(what), std::move(next)});
 }
 
+/// Where a call stands. std::source_location by hand: clang 14 has none with libstdc++ 12, and the fuzzers are built with clang.
+struct Place {
+  const char* file;
+  int line;
+  const char* function;
+  static constexpr Place here(const char* f = __builtin_FILE(), int l = __builtin_LINE(), const char* n = __builtin_FUNCTION()) {
+    return {f, l, n};
+  }
+};
+
 /// A broken invariant of ours stops the program here, now, with the place and the reason.
-[[noreturn]] void check_failed(std::string_view reason, const std::source_location& where);
-inline void check(bool holds, std::string_view reason,
-                  const std::source_location& where = std::source_location::current()) {
+[[noreturn]] void check_failed(std::string_view reason, const Place& where);
+inline void check(bool holds, std::string_view reason, const Place& where = Place::here()) {
   if (!holds) [[unlikely]] check_failed(reason, where);
 }
 

@@ -172,9 +172,9 @@ int exit_code(Errc code) {
   return i < std::size(kErrcExits) ? kErrcExits[i] : 5;
 }
 
-void check_failed(std::string_view reason, const std::source_location& where) {
-  std::fprintf(stderr, "gpuq: broken invariant: %.*s (%s:%u, %s)\n", static_cast<int>(reason.size()), reason.data(),
-               where.file_name(), static_cast<unsigned>(where.line()), where.function_name());
+void check_failed(std::string_view reason, const Place& where) {
+  std::fprintf(stderr, "gpuq: broken invariant: %.*s (%s:%d, %s)\n", static_cast<int>(reason.size()), reason.data(), where.file, where.line,
+               where.function);
   std::abort();
 }
 
