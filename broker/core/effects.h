@@ -63,8 +63,9 @@ struct Cancel { PeerId peer; std::uint64_t number{}; Grant grant; std::string re
 enum class EndVerdict : std::uint8_t { accepted, stale, gone };
 /// The worker forgets an end once it has a verdict. The same grant again gets the same verdict again.
 struct EndsAnswer { PeerId peer; std::uint64_t request{}; std::vector<Grant> grants; std::vector<EndVerdict> verdicts; bool operator==(const EndsAnswer&) const = default; };
-/// Answer to HELLO: what the worker holds but must stop (unknown here or granted elsewhere since).
-struct WorkerWelcome { PeerId peer; std::vector<Grant> revoke; bool operator==(const WorkerWelcome&) const = default; };
+/// Answer to HELLO: what the worker holds but must stop (unknown here or granted elsewhere since). `numbered`: the last number given
+/// on this connection so far; not 0 when HELLO is said again on a connection, or the worker would wait for what it was told before.
+struct WorkerWelcome { PeerId peer; std::vector<Grant> revoke; std::uint64_t numbered{}; bool operator==(const WorkerWelcome&) const = default; };
 struct BeatAnswer { PeerId peer; std::vector<Grant> revoke; std::vector<Cancel> cancels; std::vector<Preempt> preempts; bool operator==(const BeatAnswer&) const = default; };  ///< SendNow; intents repeated
 struct WorkerRejected { PeerId peer; Error error; bool operator==(const WorkerRejected&) const = default; };  ///< HELLO refused, or replaced by a newer connection of that name
 

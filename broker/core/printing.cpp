@@ -107,6 +107,7 @@ void print_revoked(std::ostream& out, const std::vector<Grant>& revoke) {
 }
 void print(std::ostream& out, const WorkerWelcome& m) {
   out << "welcome " << m.peer;
+  if (m.numbered != 0) out << " numbered to " << m.numbered;
   print_revoked(out, m.revoke);
 }
 void print(std::ostream& out, const BeatAnswer& m) {

@@ -59,7 +59,7 @@ void Core::State::on_hello(WorkerHello& e) {
   for (const LaneDeclared& lane : e.lanes) open_lane(index, lane);
   for (const LaneCredit& credit : e.credit) set_credit(index, credit);
 
-  WorkerWelcome welcome{e.peer, {}};
+  WorkerWelcome welcome{e.peer, {}, worker.last_number};
   reconcile(index, e.running, judged_to, welcome.revoke);
   for (const Index h : worker.holds) recharge(h);
   send(std::move(welcome));

@@ -88,7 +88,8 @@ void Broker::State::dispatch_message(core::Message& message, SharedBytes& bytes,
                                            .frame_bytes_max = config.core.limits.frame_bytes_max,
                                            .inline_bytes_max = config.core.limits.inline_bytes_max,
                                            .blob_chunk_bytes = config.core.limits.blob_chunk_bytes,
-                                           .revoke = to_wire(m.revoke)});
+                                           .revoke = to_wire(m.revoke),
+                                           .numbered = m.numbered});
           },
           [&](core::BeatAnswer& m) { say(*peer, to_wire(m, peer->beat_sent_us, term())); },
           [&](core::WorkerRejected& m) {

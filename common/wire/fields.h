@@ -65,7 +65,7 @@ GQ_SHAPE(Device, map, F(uuid), F(name), FMAX(kind, kDeviceKindMax), F(index), F(
 GQ_SHAPE(WorkerHello, map, F(name), F(instance), F(version), F(protocol), F(host), F(kinds), F(labels), F(devices), F(lanes), F(credit),
          F(running))
 GQ_SHAPE(WorkerWelcome, map, F(broker_version), F(term), F(protocol), F(beat_ms), F(lease_ms), F(orphan_ms), F(frame_bytes_max),
-         F(inline_bytes_max), F(blob_chunk_bytes), F(revoke))
+         F(inline_bytes_max), F(blob_chunk_bytes), F(revoke), F(numbered))
 GQ_SHAPE(Beat, map, F(sent_us))
 GQ_SHAPE(BeatReply, map, F(sent_us), F(term))
 GQ_SHAPE(Goodbye, map, F(reason))

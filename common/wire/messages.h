@@ -51,7 +51,7 @@ struct Device { std::string uuid, name; std::uint8_t kind{}; std::uint16_t index
 struct Lane { std::uint16_t lane{}; std::uint8_t kind{}; std::string device; std::string model; bool operator==(const Lane&) const = default; };
 struct Credit { std::uint16_t lane{}; std::uint64_t limit{}; bool operator==(const Credit&) const = default; };
 struct WorkerHello { std::string name; std::uint64_t instance{}; std::string version; std::uint8_t protocol{kProtocolVersion}; std::string host; std::vector<std::string> kinds; std::vector<std::string> labels; std::vector<Device> devices; std::vector<Lane> lanes; std::vector<Credit> credit; std::vector<Grant> running; bool operator==(const WorkerHello&) const = default; };
-struct WorkerWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::uint32_t beat_ms{}, lease_ms{}, orphan_ms{}; std::uint64_t frame_bytes_max{}, inline_bytes_max{}, blob_chunk_bytes{}; std::vector<Grant> revoke; bool operator==(const WorkerWelcome&) const = default; };
+struct WorkerWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::uint32_t beat_ms{}, lease_ms{}, orphan_ms{}; std::uint64_t frame_bytes_max{}, inline_bytes_max{}, blob_chunk_bytes{}; std::vector<Grant> revoke; std::uint64_t numbered{}; bool operator==(const WorkerWelcome&) const = default; };
 struct Beat { std::uint64_t sent_us{}; bool operator==(const Beat&) const = default; };                                          ///< client -> broker
 struct BeatReply { std::uint64_t sent_us{}; Term term{}; bool operator==(const BeatReply&) const = default; };
 struct Goodbye { std::string reason; bool operator==(const Goodbye&) const = default; };

@@ -182,6 +182,24 @@ TEST_F(SessionStory, a_number_that_never_comes_is_repaired_by_hello) {
   EXPECT_NE(std::find(lines.begin(), lines.end(), "send HELLO anna credit=[1:3 2:2] running=[2.1]"), lines.end());
 }
 
+TEST_F(SessionStory, hello_said_again_on_one_connection_counts_on_from_the_welcomes_number) {
+  connect();
+  assign(2, grant(2));
+  live(6s);   // number 1 never came: HELLO again
+  wire::WorkerWelcome message;
+  message.term = 1;
+  message.beat_ms = 1000;
+  message.lease_ms = 10'000;
+  message.numbered = 2;
+  hear(message);
+  assign(3, grant(3));
+  quietly();
+  live(7s);
+  const Lines lines = acts();
+  EXPECT_NE(std::find(lines.begin(), lines.end(), "send BEAT last=3 running=[2.1 3.1]"), lines.end());
+  EXPECT_EQ(std::find(lines.begin(), lines.end(), "note message_lost"), lines.end()) << "it would say HELLO every five seconds for ever";
+}
+
 TEST_F(SessionStory, a_new_attempt_of_a_job_that_still_runs_here_is_refused_and_the_old_one_stopped) {
   connect();
   assign(1, grant(1, 1));

@@ -137,7 +137,7 @@ void Session::on_welcome(Instant now, wire::WorkerWelcome&& message, Actions& ou
   if (message.lease_ms > 0) lease_ = std::chrono::milliseconds(message.lease_ms);
   if (message.beat_ms > 0) beat_interval_ = std::chrono::milliseconds(message.beat_ms);
   beat_due_ = now + beat_interval_;
-  number_max_ = 0;
+  number_max_ = message.numbered;   // what was numbered before this welcome and not taken goes back at the next beat
   number_missing_.clear();
   ended_requests_.clear();
   out.emplace_back(Welcomed{{message.broker_version, message.term, message.inline_bytes_max, message.blob_chunk_bytes}});
