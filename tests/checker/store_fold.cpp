@@ -59,7 +59,7 @@ StoreFold::Row* StoreFold::here(const JobId& id, const char* verb) {
   return nullptr;
 }
 
-void StoreFold::apply(core::Mutation mutation) {
+void StoreFold::apply(core::Mutation&& mutation) {
   std::visit([this](auto&& m) { on(std::move(m)); }, std::move(mutation));
 }
 

@@ -21,7 +21,7 @@ class StoreFold {
  public:
   StoreFold(const JobNumbers& numbers, Findings& findings) : numbers_(numbers), findings_(findings) {}
 
-  void apply(core::Mutation mutation);
+  void apply(core::Mutation&& mutation);
   /// What a broker that starts now would load.
   [[nodiscard]] core::Image image() const;
 

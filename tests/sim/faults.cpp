@@ -7,7 +7,7 @@
 namespace gq::sim {
 
 void World::schedule_faults() {
-  in_us(options.workers > 1000 ? 20'000'000 : 250'000, {What::sample, 0, 0});
+  in_us(options.workers > 1000 ? 60'000'000 : 250'000, {What::sample, 0, 0});
   const Faults& f = options.faults;
   if (f.crashes || f.network || f.store) in_us(500'000, {What::fault, 0, 0});
 }

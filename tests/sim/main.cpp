@@ -1,5 +1,5 @@
 // main.cpp - gpuq-sim: one run of the simulator. Prints seed and options first, a table after; exit 1 when a rule was broken.
-#include <sys/utsname.h>
+#include <malloc.h>
 
 #include <cstdio>
 #include <cstring>
@@ -109,6 +109,9 @@ void write_json(const std::string& path, const Report& r) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  mallopt(M_TOP_PAD, 64 << 20);         // a million records grow the heap: in few, large steps
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
   Options options;
   std::string json;
   unsigned long runs = 1;

@@ -113,7 +113,7 @@ void World::happen(const Happening& h) {
     case What::heal: heal(); break;
     case What::sample:
       if (core && stepped_since_load) core->check_invariants();
-      in_us(options.workers > 1000 ? 20'000'000 : 250'000, {What::sample, 0, 0});
+      in_us(options.workers > 1000 ? 60'000'000 : 250'000, {What::sample, 0, 0});
       break;
     case What::progress: print_progress(); break;
   }
