@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ namespace {
 constexpr int kChannelFd = 3;
 constexpr int kFramesPerTurn = 64;      // then others have their turn
 constexpr int kReadyLimit_s = 60;
+constexpr int kTrainerNice = 10;
 
 std::vector<std::string> child_environment(const std::string& visible) {
   std::vector<std::string> env;
@@ -32,6 +34,8 @@ std::vector<std::string> child_environment(const std::string& visible) {
     if (const char* value = std::getenv(key)) env.push_back(std::string(key) + "=" + value);
   for (char** entry = environ; *entry != nullptr; ++entry)
     if (const std::string_view text(*entry); text.rfind("GPUQ_", 0) == 0 && text.rfind("GPUQ_ACCESS_FILE=", 0) != 0) env.emplace_back(text);
+  if (std::getenv("GOMP_SPINCOUNT") == nullptr && std::getenv("OMP_WAIT_POLICY") == nullptr) env.push_back("GOMP_SPINCOUNT=10000");   // see CHILD_PROTOCOL.md
+  env.push_back("CUDA_MODULE_LOADING=LAZY");
   env.push_back("CUDA_DEVICE_ORDER=PCI_BUS_ID");
   env.push_back("CUDA_VISIBLE_DEVICES=" + visible);
   return env;
@@ -90,6 +94,9 @@ Result<void> ChildProcess::launch() {
     return tl::unexpected(pid.error());
   }
   pid_ = *pid;
+  // Shared cores hurt latency like shared memory does: a trainer leaves them to whoever infers. Set while the child has one
+  // thread, the later ones inherit it. That it may fail (no such pid any more) is the exit handler's news.
+  if (spec_.role == "trainer") (void)::setpriority(PRIO_PROCESS, static_cast<id_t>(pid_), kTrainerNice);
   for (const std::string& device : spec_.devices) context_.devices.add_group(device, pid_);
   ::fcntl(ours, F_SETFL, ::fcntl(ours, F_GETFL) | O_NONBLOCK);
   channel_.emplace(ours);
