@@ -13,7 +13,7 @@ Moment World::moment() const {
   return {Instant{Duration{us - steady_zero_us}}, WallTime{1'790'000'000'000 + us / 1000 + wall_jump_ms}};
 }
 
-void World::step(core::Event event) {
+void World::step(core::Event&& event) {
   effects.clear();
   ++report.events;
   stepped = stepped_since_load = true;
@@ -47,7 +47,7 @@ void World::route() {
 }
 
 /// A message leaves the broker: noted by the checker, then it is the network's.
-void World::release(core::Message message) {
+void World::release(core::Message&& message) {
   if (const auto* assign = std::get_if<core::Assign>(&message)) {
     const auto to = who(assign->peer);
     history.granted(assign->grant, to ? to->second : UINT32_MAX);

@@ -196,7 +196,7 @@ void World::client_cancel(std::uint32_t index, JobNumber job) {
 
 // ---- what the broker says
 
-void World::client_hears(std::uint32_t index, core::Message message) {
+void World::client_hears(std::uint32_t index, core::Message&& message) {
   ClientRow& c = clients[index];
   if (auto* submitted = std::get_if<core::SubmitAnswer>(&message)) {
     for (const core::SubmitOutcome& item : submitted->items) {

@@ -1,7 +1,9 @@
 // main.cpp - gpuq-sim: one run of the simulator. Prints seed and options first, a table after; exit 1 when a rule was broken.
 #include <malloc.h>
+#include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <fstream>
@@ -141,6 +143,11 @@ int main(int argc, char** argv) {
     } catch (const std::exception&) { good = false; }
     if (!good || options.workers == 0 || options.workers > 20'000 || options.jobs == 0 || options.jobs > 20'000'000 || options.devices_per_worker > 16)
       return std::fprintf(stderr, "error[USAGE]: bad option %s %s; --help lists what there is\n", arg.c_str(), value.c_str()), 2;
+  }
+  if (options.jobs >= 100'000 && std::getenv("GLIBC_TUNABLES") == nullptr) {
+    // A gigabyte of records, touched at random: huge pages save a tenth of the time. The allocator takes that wish only at its start.
+    setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", 1);
+    execv("/proc/self/exe", argv);
   }
   options.light = rate == 1 || (rate == 0 && options.workers > 1000);
   bool broken = false;

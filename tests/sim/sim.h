@@ -162,8 +162,8 @@ struct World {
   PeerId peer(Side side, std::uint32_t index) { return {(std::uint64_t{link(side, index).epoch} << 32U) | (std::uint64_t{index} << 1U) | (side == Side::client ? 1U : 0U)}; }
   /// Where a peer's number leads, if that connection still stands.
   std::optional<std::pair<Side, std::uint32_t>> who(PeerId peer);
-  void up(Side side, std::uint32_t index, core::Event event);
-  void down(PeerId peer, core::Message message);
+  void up(Side side, std::uint32_t index, core::Event&& event);
+  void down(PeerId peer, core::Message&& message);
   void arrive_up(std::uint32_t packet);
   void arrive_down(std::uint32_t packet);
   void tear(Side side, std::uint32_t index, std::int64_t redial_us);
@@ -174,9 +174,9 @@ struct World {
   void print_progress();
 
   // broker.cpp: the shell and the store
-  void step(core::Event event);
+  void step(core::Event&& event);
   void route();
-  void release(core::Message message);
+  void release(core::Message&& message);
   void end_of_tick();
   void send_batch();
   void batch_apply(std::uint32_t generation);
@@ -193,7 +193,7 @@ struct World {
   // workers.cpp
   void worker_boot(std::uint32_t index);
   void worker_connected(std::uint32_t index);
-  void worker_hears(std::uint32_t index, core::Message message);
+  void worker_hears(std::uint32_t index, core::Message&& message);
   void worker_assigned(std::uint32_t index, core::Assign& assign);
   void worker_beat(std::uint32_t index);
   void worker_flush(std::uint32_t index);
@@ -225,7 +225,7 @@ struct World {
   [[nodiscard]] std::uint64_t dice(JobNumber job, std::uint64_t salt) const { return checker::mix64(dice_key ^ (std::uint64_t{job} << 20U) ^ salt); }
   void client_connected(std::uint32_t index);
   void client_turn(std::uint32_t index);
-  void client_hears(std::uint32_t index, core::Message message);
+  void client_hears(std::uint32_t index, core::Message&& message);
   void client_submit(std::uint32_t index);
   [[nodiscard]] std::int64_t think_us();
   void client_resend(std::uint32_t index);

@@ -158,7 +158,7 @@ bool World::saw_number(WorkerRow& w, std::uint64_t number) {
   return true;
 }
 
-void World::worker_hears(std::uint32_t index, core::Message message) {
+void World::worker_hears(std::uint32_t index, core::Message&& message) {
   WorkerRow& w = workers[index];
   if (!w.alive) return;
   if (w.frozen) {
@@ -169,7 +169,8 @@ void World::worker_hears(std::uint32_t index, core::Message message) {
   if (auto* welcome = std::get_if<core::WorkerWelcome>(&message)) {
     if (w.welcomed) return;
     w.welcomed = true;
-    w.number_max = w.number_gap = 0;
+    w.number_max = welcome->numbered;  // what was numbered before and not taken goes back at the next beat
+    w.number_gap = 0;
     findings.note(Note::welcomed, kNoJob, index, static_cast<std::uint32_t>(welcome->revoke.size()));
     for (const core::Grant& grant : welcome->revoke) {
       revoke(index, grant);  // rule 4.7: charged until lease end or this worker's HELLO; what is still being stopped, the worker sees itself

@@ -8,7 +8,7 @@
 namespace gq::sim {
 
 World::World(const Options& given)
-    : options(given), rng(given.seed), dice_key(checker::mix64(given.seed ^ 0xD1CEULL)), findings(given.seed),
+    : options(given), rng(given.seed), dice_key(checker::mix64(given.seed ^ 0xD1CEULL)), findings(given.seed, given.jobs > 100'000 ? 1U << 15U : 1U << 18U),
       numbers(given.seed), store(numbers, findings), history(numbers, findings) {
   next_extra = options.jobs;
   job_done.assign(options.jobs + options.jobs / 4 + 64, false);
@@ -143,7 +143,7 @@ std::optional<std::pair<Side, std::uint32_t>> World::who(PeerId peer_id) {
   return std::pair{side, index};
 }
 
-void World::up(Side side, std::uint32_t index, core::Event event) {
+void World::up(Side side, std::uint32_t index, core::Event&& event) {
   Link& l = link(side, index);
   if (!l.open) return;
   // What is said once per connection is not doubled: the transport never does it, and nobody says it again on the same connection.
@@ -200,12 +200,11 @@ void World::arrive_up(std::uint32_t packet) {
     up_free.push_back(packet);
     return;
   }
-  core::Event event = std::move(p.event);
+  step(std::move(p.event));  // sends nothing upwards, so the packet stays where it is
   up_free.push_back(packet);
-  step(std::move(event));
 }
 
-void World::down(PeerId to, core::Message message) {
+void World::down(PeerId to, core::Message&& message) {
   const auto end = who(to);
   if (!end) return;  // that connection is over
   Link& l = link(end->first, end->second);
@@ -240,13 +239,11 @@ void World::arrive_down(std::uint32_t packet) {
   DownPacket& p = down_packets[packet];
   const Link& l = link(p.side, p.index);
   const bool stands = l.open && l.epoch == p.epoch;
-  const std::uint32_t index = p.index;
-  const Side side = p.side;
-  core::Message message = std::move(p.message);
+  if (stands) {  // whoever hears it sends nothing downwards, so the packet stays where it is
+    if (p.side == Side::worker) worker_hears(p.index, std::move(p.message));
+    else client_hears(p.index, std::move(p.message));
+  }
   down_free.push_back(packet);
-  if (!stands) return;
-  if (side == Side::worker) worker_hears(index, std::move(message));
-  else client_hears(index, std::move(message));
 }
 
 /// The connection is over: everything on it is lost. The other end learns it from its monitor, workers dial again.
