@@ -1,9 +1,5 @@
 // main.cpp - gpuq-sim: one run of the simulator. Prints seed and options first, a table after; exit 1 when a rule was broken.
-#include <malloc.h>
-#include <unistd.h>
-
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <fstream>
@@ -23,7 +19,7 @@ void usage() {
       "  --workers N              workers (20)\n"
       "  --jobs N                 jobs (1000)\n"
       "  --seed S                 the run is a function of it (1); 'clock' takes one from the clock\n"
-      "  --faults WHAT            none, crashes, network, store, all, or a comma list (none)\n"
+      "  --faults WHAT            none, crashes, network, store, all, or a comma list (all)\n"
       "  --light | --heavy        rate of faults; light is the default above 1000 workers\n"
       "  --devices-per-worker D   simulated GPUs per worker (1)\n"
       "  --mix echo|mixed         kinds of jobs (mixed)\n"
@@ -111,10 +107,8 @@ void write_json(const std::string& path, const Report& r) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  mallopt(M_TOP_PAD, 64 << 20);         // a million records grow the heap: in few, large steps
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
   Options options;
+  options.faults = {true, true, true};
   std::string json;
   unsigned long runs = 1;
   int rate = 0;
@@ -143,11 +137,6 @@ int main(int argc, char** argv) {
     } catch (const std::exception&) { good = false; }
     if (!good || options.workers == 0 || options.workers > 20'000 || options.jobs == 0 || options.jobs > 20'000'000 || options.devices_per_worker > 16)
       return std::fprintf(stderr, "error[USAGE]: bad option %s %s; --help lists what there is\n", arg.c_str(), value.c_str()), 2;
-  }
-  if (options.jobs >= 100'000 && std::getenv("GLIBC_TUNABLES") == nullptr) {
-    // A gigabyte of records, touched at random: huge pages save a tenth of the time. The allocator takes that wish only at its start.
-    setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", 1);
-    execv("/proc/self/exe", argv);
   }
   options.light = rate == 1 || (rate == 0 && options.workers > 1000);
   bool broken = false;
