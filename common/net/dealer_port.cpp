@@ -9,7 +9,6 @@ namespace gq::net {
 
 namespace {
 constexpr int kMessagesPerTurn = 256;
-constexpr int kFarewellMs = 500;
 constexpr int kReconnectMs = 100;
 constexpr int kReconnectMaxMs = 2'000;
 constexpr int kSilentRefusals = 3;  // one may be a broker that is just going down
@@ -21,12 +20,12 @@ struct DealerPort::State {
   Context& context;
   asio::io_context& io;
   Handlers handlers;
-  Socket socket, monitor;
+  zmq::socket_t socket, monitor;
   std::shared_ptr<Pump> pump, monitor_pump;
   std::string endpoint, key_name;
   bool secured{}, up{}, told{};
   int silent_refusals{};
-  Frame head, body;
+  zmq::message_t head, body;
 
   State(Context& c, asio::io_context& i, Handlers h) : context(c), io(i), handlers(std::move(h)) {}
 
@@ -35,19 +34,19 @@ struct DealerPort::State {
     Pump::Turn result = Pump::Turn::more;
     const std::shared_ptr<Pump> mine = pump;  // a handler may close and connect anew
     for (int i = 0; i < kMessagesPerTurn; ++i) {
-      if (!head.receive(socket.handle())) {
+      if (!receive(socket, head)) {
         result = Pump::Turn::empty;
         break;
       }
-      const bool two = head.more() && body.receive(socket.handle());
+      const bool two = head.more() && receive(socket, body);
       if (two && body.more()) {  // no broker of ours says that
-        Frame rest;
-        do {} while (rest.receive(socket.handle()) && rest.more());
+        zmq::message_t rest;
+        do {} while (receive(socket, rest) && rest.more());
         log::warn("malformed_message", {{"from", endpoint}, {"reason", "more than two frames"}});
         continue;
       }
       any = true;
-      if (handlers.received) handlers.received(Packet{std::string(head.view()), two ? std::string(body.view()) : std::string()});
+      if (handlers.received) handlers.received(Packet{head.to_string(), two ? body.to_string() : std::string()});
       if (mine->stopped()) return Pump::Turn::empty;
     }
     if (any && handlers.drained) handlers.drained();
@@ -97,12 +96,7 @@ struct DealerPort::State {
   void close() {
     if (pump) pump->stop();
     if (monitor_pump) monitor_pump->stop();
-    if (socket) {
-      zmq_socket_monitor(socket.handle(), nullptr, 0);
-      socket.set(ZMQ_LINGER, kFarewellMs);
-    }
-    monitor.close();
-    socket.close();
+    close_monitored(socket, monitor, kFarewellMs);
     up = told = false;
     silent_refusals = 0;
   }
@@ -121,21 +115,23 @@ Result<void> DealerPort::connect(const Options& options) {
   if (!s.secured && !is_loopback(options.endpoint))
     return fail(Errc::refused, "without a key only a broker on loopback is spoken to, not " + options.endpoint,
                 "name an access file: --access-file FILE (made on the broker's host by: gpuq keys issue)");
-  Socket socket(s.context.handle(), ZMQ_DEALER);
-  check(static_cast<bool>(socket), "no ZeroMQ socket left");
-  set_common_options(socket, options.high_water, options.frame_bytes_max);
-  if (options.endpoint.find('[') != std::string::npos) socket.set(ZMQ_IPV6, 1);
-  check(socket.set(ZMQ_IMMEDIATE, 1) && socket.set(ZMQ_RECONNECT_IVL, kReconnectMs) && socket.set(ZMQ_RECONNECT_IVL_MAX, kReconnectMaxMs),
-        "libzmq refuses a dealer option");
+  zmq::socket_t socket = open_socket(s.context, zmq::socket_type::dealer, options.high_water, options.frame_bytes_max);
+  const int unset = errno_of([&] {
+    socket.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
+    socket.set(zmq::sockopt::immediate, true);
+    socket.set(zmq::sockopt::reconnect_ivl, kReconnectMs);
+    socket.set(zmq::sockopt::reconnect_ivl_max, kReconnectMaxMs);
+  });
+  check(unset == 0, "libzmq refuses a dealer option");
   if (s.secured)
     set_client_security(socket, options.access->server_key, options.access->public_key, options.access->secret_key.reveal());
-  Socket monitor = open_monitor(s.context.handle(), socket, kEvents);
-  if (zmq_connect(socket.handle(), options.endpoint.c_str()) != 0)
-    return fail(Errc::usage, "cannot connect to " + options.endpoint + ": " + zmq_strerror(errno), "an endpoint looks like tcp://host:7700");
+  zmq::socket_t monitor = open_monitor(s.context, socket, kEvents);
+  if (const int refused = errno_of([&] { socket.connect(options.endpoint); }))
+    return fail(Errc::usage, "cannot connect to " + options.endpoint + ": " + zmq::error_t(refused).what(), "an endpoint looks like tcp://host:7700");
   s.socket = std::move(socket);
   s.monitor = std::move(monitor);
-  s.pump = std::make_shared<Pump>(s.io, s.socket.handle(), turn_of(state_, &State::turn));
-  s.monitor_pump = std::make_shared<Pump>(s.io, s.monitor.handle(), turn_of(state_, &State::monitor_turn));
+  s.pump = std::make_shared<Pump>(s.io, s.socket, turn_of(state_, &State::turn));
+  s.monitor_pump = std::make_shared<Pump>(s.io, s.monitor, turn_of(state_, &State::monitor_turn));
   s.pump->schedule();
   s.monitor_pump->schedule();
   return {};
@@ -144,12 +140,10 @@ Result<void> DealerPort::connect(const Options& options) {
 SendOutcome DealerPort::send(std::string_view head, std::string_view body) {
   State& s = *state_;
   if (!s.socket || !s.up) return SendOutcome::gone;  // after a disconnect the dying pipe would still take, and lose, a message
-  const int first = send_frame(s.socket.handle(), head, ZMQ_DONTWAIT | (body.empty() ? 0 : ZMQ_SNDMORE));
-  const bool full = first < 0 && errno == EAGAIN;
-  if (first >= 0 && !body.empty()) send_frame(s.socket.handle(), body, ZMQ_DONTWAIT);
+  const std::string_view frames[] = {head, body};
+  const SendOutcome outcome = send_frames(s.socket, std::span(frames).first(body.empty() ? 1 : 2));
   s.pump->schedule();
-  if (first >= 0) return SendOutcome::sent;
-  return full ? SendOutcome::stuck : SendOutcome::gone;
+  return outcome;
 }
 
 void DealerPort::close() { state_->close(); }

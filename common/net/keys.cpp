@@ -6,7 +6,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zmq.h>
+#include <zmq.h>  // key arithmetic, which cppzmq does not wrap
 
 #include <algorithm>
 #include <array>

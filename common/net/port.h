@@ -17,6 +17,10 @@
 #include "common/vocabulary/errors.h"
 #include "common/vocabulary/ids.h"
 
+namespace zmq {
+class context_t;
+}
+
 namespace gq::net {
 
 /// At most two frames, see messages.h. `body` is empty when there is no frame 1.
@@ -42,12 +46,12 @@ enum class SendOutcome : std::uint8_t { sent, gone, stuck };
 struct ServerKeys;   ///< keys.h
 class Authority;     ///< zap.h: the ZAP handler of this process
 
-/// Owns the zmq::context; one per process (and one ZAP handler with it).
+/// Owns the zmq::context_t; one per process (and one ZAP handler with it).
 class Context {
  public:
   Context();
   ~Context();
-  void* handle();
+  zmq::context_t& native();
   /// True once an Authority of this context has passed its self-test; without it no port with keys is bound.
   void set_guarded(bool guarded);
   [[nodiscard]] bool guarded() const;

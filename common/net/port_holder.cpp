@@ -1,13 +1,13 @@
 // port_holder.cpp - why a bind failed, and which process holds the port.
 #include <dirent.h>
 #include <unistd.h>
-#include <zmq.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <zmq.hpp>
 
 #include "common/net/user_id.h"
 
@@ -77,7 +77,7 @@ Error bind_error(const std::string& endpoint, int error_number) {
     return {Errc::usage, endpoint + " is no address of this machine", "bind tcp://0.0.0.0:PORT for all its addresses, see them with: ip -brief address"};
   if (error_number == EACCES)
     return {Errc::refused, "not allowed to listen on " + endpoint, "choose a port above 1023"};
-  return {Errc::usage, "cannot listen on " + endpoint + ": " + zmq_strerror(error_number), "an endpoint looks like tcp://127.0.0.1:7700"};
+  return {Errc::usage, "cannot listen on " + endpoint + ": " + zmq::error_t(error_number).what(), "an endpoint looks like tcp://127.0.0.1:7700"};
 }
 
 }  // namespace gq::net

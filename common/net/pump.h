@@ -5,14 +5,12 @@
 // nothing to do, and whoever sends calls schedule(). The descriptor belongs to libzmq: it is released, never closed.
 #pragma once
 
-#include <zmq.h>
-
 #include <functional>
 #include <memory>
 #include <optional>
 
 #include "common/net/asio.h"
-#include "common/vocabulary/errors.h"
+#include "common/net/socket.h"
 
 namespace gq::net {
 
@@ -20,7 +18,7 @@ class Pump : public std::enable_shared_from_this<Pump> {
  public:
   enum class Turn { empty, more };  ///< a receive said EAGAIN | the turn's budget is spent
 
-  Pump(asio::io_context& io, void* socket, std::function<Turn()> turn)
+  Pump(asio::io_context& io, zmq::socket_ref socket, std::function<Turn()> turn)
       : io_(io), socket_(socket), turn_(std::move(turn)), fd_(io, descriptor(socket)) {}
 
   /// Run a turn soon. After every send outside a turn, and once at the start.
@@ -47,16 +45,14 @@ class Pump : public std::enable_shared_from_this<Pump> {
   [[nodiscard]] bool stopped() const { return stopped_; }
 
  private:
-  static int descriptor(void* socket) {
+  static int descriptor(zmq::socket_ref socket) {
     int fd = -1;
-    std::size_t size = sizeof fd;
-    check(zmq_getsockopt(socket, ZMQ_FD, &fd, &size) == 0, "a ZeroMQ socket has no descriptor");
+    check(errno_of([&] { fd = socket.get(zmq::sockopt::fd); }) == 0, "a ZeroMQ socket has no descriptor");
     return fd;
   }
   bool readable() {
     int events = 0;
-    std::size_t size = sizeof events;
-    if (zmq_getsockopt(socket_, ZMQ_EVENTS, &events, &size) != 0) return errno == EINTR;  // ETERM: nothing more to come
+    errno_of([&] { events = socket_.get(zmq::sockopt::events); });  // ETERM: nothing more to come
     return (events & ZMQ_POLLIN) != 0;
   }
   void run() {
@@ -78,7 +74,7 @@ class Pump : public std::enable_shared_from_this<Pump> {
   }
 
   asio::io_context& io_;
-  void* socket_;
+  zmq::socket_ref socket_;
   const std::function<Turn()> turn_;  // holds its owner weakly; a turn in progress keeps it alive
   asio::posix::stream_descriptor fd_;
   bool posted_{}, armed_{}, running_{}, paused_{}, stopped_{};

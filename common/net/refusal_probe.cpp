@@ -11,16 +11,11 @@ constexpr int kKnockEvents = ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_HANDSHA
 }  // namespace
 
 Result<void> RefusalProbe::open(const ServerKeys& keys) {
-  Socket door(context_.handle(), ZMQ_ROUTER);
-  check(static_cast<bool>(door), "no ZeroMQ socket left");
-  set_common_options(door, 16, 1024);
+  zmq::socket_t door = open_socket(context_, zmq::socket_type::router, 16, 1024);
   if (auto secured = set_server_security(door, keys); !secured) return secured;
-  if (zmq_bind(door.handle(), "tcp://127.0.0.1:*") != 0)
-    return fail(Errc::zap_selftest, std::string("cannot listen on loopback for the key check: ") + zmq_strerror(errno), "is the loopback interface up? ip link show lo");
-  char bound[256];
-  std::size_t size = sizeof bound;
-  check(zmq_getsockopt(door.handle(), ZMQ_LAST_ENDPOINT, bound, &size) == 0, "a bound socket has no endpoint");
-  endpoint_ = bound;
+  if (const int refused = errno_of([&] { door.bind("tcp://127.0.0.1:*"); }))
+    return fail(Errc::zap_selftest, std::string("cannot listen on loopback for the key check: ") + zmq::error_t(refused).what(), "is the loopback interface up? ip link show lo");
+  check(errno_of([&] { endpoint_ = door.get(zmq::sockopt::last_endpoint); }) == 0, "a bound socket has no endpoint");
   door_ = std::move(door);
   return {};
 }
@@ -29,15 +24,13 @@ std::string RefusalProbe::knock(const std::string& server_key, Key key) {
   end_knock();
   char public_key[41] = {}, secret_key[41] = {};
   check(zmq_curve_keypair(public_key, secret_key) == 0, "libzmq makes no CURVE keys");
-  Socket knocker(context_.handle(), ZMQ_DEALER);
-  check(static_cast<bool>(knocker), "no ZeroMQ socket left");
-  set_common_options(knocker, 16, 1024);
-  set_client_security(knocker, server_key, public_key, secret_key);
+  knocker_ = open_socket(context_, zmq::socket_type::dealer, 16, 1024);
+  set_client_security(knocker_, server_key, public_key, secret_key);
   explicit_bzero(secret_key, sizeof secret_key);
-  monitor_ = open_monitor(context_.handle(), knocker, kKnockEvents);
-  check(zmq_connect(knocker.handle(), endpoint_.c_str()) == 0, "our own door cannot be dialled");
-  send_frame(knocker.handle(), "knock", ZMQ_DONTWAIT);
-  knocker_ = std::move(knocker);
+  monitor_ = open_monitor(context_, knocker_, kKnockEvents);
+  check(errno_of([&] { knocker_.connect(endpoint_); }) == 0, "our own door cannot be dialled");
+  const std::string_view message[] = {"knock"};
+  send_frames(knocker_, message);
   key_ = key;
   // Only a random key's refusals are ours to ignore in the statistics.
   public_key_ = public_key;
@@ -46,10 +39,10 @@ std::string RefusalProbe::knock(const std::string& server_key, Key key) {
 
 RefusalProbe::Seen RefusalProbe::look() {
   if (!knocker_) return Seen::nothing;
-  Frame frame;
-  if (frame.receive(door_.handle())) {
-    while (frame.more() && frame.receive(door_.handle())) {}  // the first frame is the routing id: it carries no user
-    const std::string user(frame.property("User-Id"));
+  zmq::message_t frame;
+  if (receive(door_, frame)) {
+    while (frame.more() && receive(door_, frame)) {}  // the first frame is the routing id: it carries no user
+    const std::string user(property(frame, "User-Id"));
     // Another local program with a key of its own may have found this door; that proves nothing.
     if (user.empty() || user.find(":self-test:") != std::string::npos) return key_ == Key::known && user.empty() ? Seen::other : Seen::entered;
   }
@@ -58,16 +51,12 @@ RefusalProbe::Seen RefusalProbe::look() {
   return event.event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH && event.value == kDenied ? Seen::refused : Seen::other;
 }
 
-void RefusalProbe::sleep(void* also) {
-  zmq_pollitem_t items[] = {{door_.handle(), 0, ZMQ_POLLIN, 0}, {monitor_.handle(), 0, ZMQ_POLLIN, 0}, {also, 0, ZMQ_POLLIN, 0}};
-  zmq_poll(items, also != nullptr ? 3 : 2, 20);
+void RefusalProbe::sleep(zmq::socket_ref also) {
+  zmq::pollitem_t items[] = {{door_.handle(), 0, ZMQ_POLLIN, 0}, {monitor_.handle(), 0, ZMQ_POLLIN, 0}, {also.handle(), 0, ZMQ_POLLIN, 0}};
+  errno_of([&] { zmq::poll(items, also ? 3 : 2, 20ms); });
 }
 
-void RefusalProbe::end_knock() {
-  if (knocker_) zmq_socket_monitor(knocker_.handle(), nullptr, 0);
-  monitor_.close();
-  knocker_.close();
-}
+void RefusalProbe::end_knock() { close_monitored(knocker_, monitor_, 0); }
 
 std::string RefusalProbe::describe(Seen seen) {
   switch (seen) {

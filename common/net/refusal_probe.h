@@ -19,14 +19,14 @@ class RefusalProbe {
   Result<void> open(const ServerKeys& keys);                      ///< binds the door, for the life of this object
   std::string knock(const std::string& server_key, Key key);      ///< the public key it knocks with
   Seen look();                                                    ///< never blocks
-  void sleep(void* also);                                         ///< until something may have happened, at most 20 ms
+  void sleep(zmq::socket_ref also);                                         ///< until something may have happened, at most 20 ms
   void end_knock();
   [[nodiscard]] bool is_mine(const std::string& public_key) const { return !public_key.empty() && public_key == public_key_; }
   static std::string describe(Seen seen);
 
  private:
   Context& context_;
-  Socket door_, knocker_, monitor_;
+  zmq::socket_t door_, knocker_, monitor_;
   std::string endpoint_, public_key_;
   Key key_{};
 };

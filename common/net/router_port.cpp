@@ -16,7 +16,6 @@ namespace gq::net {
 namespace {
 constexpr int kMessagesPerTurn = 256;
 constexpr int kDroppedFramesPerTurn = 4096;
-constexpr int kFarewellMs = 500;
 }  // namespace
 
 struct RouterPort::State {
@@ -34,12 +33,12 @@ struct RouterPort::State {
   Authority* authority{};
   bool insecure{};
   Role insecure_role{};
-  Socket socket, monitor;
+  zmq::socket_t socket, monitor;
   std::shared_ptr<Pump> pump, monitor_pump;
   Peers peers;
   std::unordered_map<std::string, Peer*> by_route;
   std::uint64_t last_peer{};
-  Frame route, head, body;
+  zmq::message_t route, head, body;
   bool paused{};
   bool dropping{};  ///< in the middle of a message of too many frames
   Peer* culprit{};
@@ -48,8 +47,8 @@ struct RouterPort::State {
 
   /// The peer that sent `head` over `route`; nullptr and a reason when it must not be listened to.
   Peer* who(Error& refusal) {
-    const std::string_view user_id = insecure ? std::string_view() : head.property("User-Id");
-    const std::string route_key(route.view());
+    const std::string_view user_id = insecure ? std::string_view() : property(head, "User-Id");
+    const std::string route_key = route.to_string();
     if (const auto known = by_route.find(route_key); known != by_route.end()) {
       Peer* peer = known->second;
       if (peer->user_id == user_id) return still_allowed(*peer, refusal) ? peer : nullptr;
@@ -65,7 +64,7 @@ struct RouterPort::State {
       refusal = {Errc::key_refused, "a link without a key's name", ""};
       return nullptr;
     }
-    peer.speaker.address = std::string(head.property("Peer-Address"));
+    peer.speaker.address = std::string(property(head, "Peer-Address"));
     peer.speaker.peer = PeerId{++last_peer};
     Peer& stored = peers.emplace(last_peer, std::move(peer)).first->second;
     by_route.emplace(stored.route, &stored);
@@ -91,8 +90,8 @@ struct RouterPort::State {
   /// The rest of a message of too many frames, a slice at a time. True when it is over.
   bool drop_rest() {
     for (int i = 0; i < kDroppedFramesPerTurn; ++i) {
-      Frame rest;
-      if (!rest.receive(socket.handle())) return true;
+      zmq::message_t rest;
+      if (!receive(socket, rest)) return true;
       if (!rest.more()) {
         dropping = false;
         return true;
@@ -104,10 +103,10 @@ struct RouterPort::State {
   enum class Got { message, nothing, slice };
   Got receive_one() {
     if (dropping) return drop_rest() ? Got::message : Got::slice;
-    if (!route.receive(socket.handle())) return Got::nothing;
-    if (!route.more() || !head.receive(socket.handle())) return Got::message;
+    if (!receive(socket, route)) return Got::nothing;
+    if (!route.more() || !receive(socket, head)) return Got::message;
     const bool two = head.more();
-    if (two && !body.receive(socket.handle())) return Got::message;
+    if (two && !receive(socket, body)) return Got::message;
     const bool too_many = two && body.more();
     Error refusal;
     Peer* peer = who(refusal);
@@ -118,11 +117,11 @@ struct RouterPort::State {
     if (peer == nullptr || too_many) {
       Speaker speaker;
       if (peer != nullptr) speaker = peer->speaker;
-      else if (const auto known = by_route.find(std::string(route.view())); known != by_route.end()) speaker = known->second->speaker;
+      else if (const auto known = by_route.find(route.to_string()); known != by_route.end()) speaker = known->second->speaker;
       if (handlers.malformed) handlers.malformed(speaker, std::move(refusal));
       return dropping ? Got::slice : Got::message;
     }
-    Packet packet{std::string(head.view()), two ? std::string(body.view()) : std::string()};
+    Packet packet{head.to_string(), two ? body.to_string() : std::string()};
     const Speaker speaker = peer->speaker;  // a copy: the handler may forget the peer
     if (handlers.received) handlers.received(speaker, std::move(packet));
     return Got::message;
@@ -162,12 +161,7 @@ struct RouterPort::State {
   void close() {
     if (pump) pump->stop();
     if (monitor_pump) monitor_pump->stop();
-    if (socket) {
-      zmq_socket_monitor(socket.handle(), nullptr, 0);
-      socket.set(ZMQ_LINGER, kFarewellMs);
-    }
-    monitor.close();
-    socket.close();
+    close_monitored(socket, monitor, kFarewellMs);
     peers.clear();
     by_route.clear();
     culprit = nullptr;
@@ -190,43 +184,37 @@ Result<std::string> RouterPort::bind(const Options& options) {
   if (!s.insecure && !s.context.guarded())
     return fail(Errc::zap_selftest, "nobody guards " + options.endpoint + ": the key check has not proved itself",
                 "start the Authority and pass its self-test before binding");
-  Socket socket(s.context.handle(), ZMQ_ROUTER);
-  check(static_cast<bool>(socket), "no ZeroMQ socket left");
-  set_common_options(socket, options.high_water, options.frame_bytes_max);
-  if (options.endpoint.find('[') != std::string::npos) socket.set(ZMQ_IPV6, 1);
-  check(socket.set(ZMQ_ROUTER_MANDATORY, 1) && socket.set(ZMQ_BACKLOG, options.backlog), "libzmq refuses a router option");
+  zmq::socket_t socket = open_socket(s.context, zmq::socket_type::router, options.high_water, options.frame_bytes_max);
+  const int unset = errno_of([&] {
+    socket.set(zmq::sockopt::ipv6, options.endpoint.find('[') != std::string::npos);
+    socket.set(zmq::sockopt::router_mandatory, true);
+    socket.set(zmq::sockopt::backlog, options.backlog);
+  });
+  check(unset == 0, "libzmq refuses a router option");
   if (!s.insecure)
     if (auto secured = set_server_security(socket, *options.keys); !secured) return tl::unexpected(secured.error());
-  Socket monitor = open_monitor(s.context.handle(), socket, ZMQ_EVENT_DISCONNECTED);
-  if (zmq_bind(socket.handle(), options.endpoint.c_str()) != 0) return tl::unexpected(bind_error(options.endpoint, errno));
-  char bound[256];
-  std::size_t size = sizeof bound;
-  check(zmq_getsockopt(socket.handle(), ZMQ_LAST_ENDPOINT, bound, &size) == 0, "a bound socket has no endpoint");
+  zmq::socket_t monitor = open_monitor(s.context, socket, ZMQ_EVENT_DISCONNECTED);
+  if (const int refused = errno_of([&] { socket.bind(options.endpoint); })) return tl::unexpected(bind_error(options.endpoint, refused));
+  std::string bound;
+  check(errno_of([&] { bound = socket.get(zmq::sockopt::last_endpoint); }) == 0, "a bound socket has no endpoint");
   s.socket = std::move(socket);
   s.monitor = std::move(monitor);
-  s.pump = std::make_shared<Pump>(s.io, s.socket.handle(), turn_of(state_, &State::turn));
-  s.monitor_pump = std::make_shared<Pump>(s.io, s.monitor.handle(), turn_of(state_, &State::monitor_turn));
+  s.pump = std::make_shared<Pump>(s.io, s.socket, turn_of(state_, &State::turn));
+  s.monitor_pump = std::make_shared<Pump>(s.io, s.monitor, turn_of(state_, &State::monitor_turn));
   s.pump->pause(s.paused);  // may have been asked for before the bind; schedules a turn unless paused
   s.monitor_pump->schedule();
-  return std::string(bound);
+  return bound;
 }
 
 SendOutcome RouterPort::send(PeerId peer, std::string_view head, std::string_view body) {
   State& s = *state_;
   const auto at = s.peers.find(peer.value);
   if (at == s.peers.end() || !s.socket) return SendOutcome::gone;
-  // Only the first frame can fail: MANDATORY looks at the route there. Then the rest goes to the same pipe.
-  if (send_frame(s.socket.handle(), at->second.route, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-    const bool full = errno == EAGAIN;
-    s.pump->schedule();
-    if (full) return SendOutcome::stuck;
-    s.forget(peer);
-    return SendOutcome::gone;
-  }
-  send_frame(s.socket.handle(), head, ZMQ_DONTWAIT | (body.empty() ? 0 : ZMQ_SNDMORE));
-  if (!body.empty()) send_frame(s.socket.handle(), body, ZMQ_DONTWAIT);
+  const std::string_view frames[] = {at->second.route, head, body};
+  const SendOutcome outcome = send_frames(s.socket, std::span(frames).first(body.empty() ? 2 : 3));
   s.pump->schedule();
-  return SendOutcome::sent;
+  if (outcome == SendOutcome::gone) s.forget(peer);
+  return outcome;
 }
 
 bool RouterPort::probe(PeerId peer, std::string_view harmless_head) { return send(peer, harmless_head) != SendOutcome::gone; }

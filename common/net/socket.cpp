@@ -2,6 +2,8 @@
 #include "common/net/socket.h"
 
 #include <atomic>
+#include <cstring>
+#include <string>
 
 #include "common/net/port.h"
 
@@ -9,9 +11,9 @@ namespace gq::net {
 
 namespace {
 
-// A DRAFT name in zmq.h, so absent without drafts, but Debian's 4.3.4 honours the number: without it a CURVE server whose
-// handler is missing accepts every key.
-constexpr int kZapEnforceDomain = 93;
+// A DRAFT name in zmq.h, so absent without drafts and from zmq::sockopt, but Debian's 4.3.4 honours the number: without it a
+// CURVE server whose handler is missing accepts every key.
+constexpr zmq::sockopt::integral_option<93, int> kZapEnforceDomain;
 
 constexpr int kHandshakeMs = 5'000;   // half-open peers must not pile up
 constexpr int kPingEveryMs = 1'000;   // ZMTP pings find dead links; a loaded two-core machine still answers within 5 s
@@ -20,50 +22,78 @@ constexpr int kPingTimeoutMs = 5'000;
 }  // namespace
 
 struct Context::State {
-  void* handle = zmq_ctx_new();
+  zmq::context_t native;
   bool guarded{};
 };
 
-Context::Context() : state_(std::make_unique<State>()) {
-  check(state_->handle != nullptr, "no ZeroMQ context");
-  int major = 0, minor = 0, patch = 0;
-  zmq_version(&major, &minor, &patch);
-  check(major * 10'000 + minor * 100 + patch >= 40'303, "libzmq older than 4.3.3: raw peers starve its CURVE servers (CVE-2020-15166)");
+Context::Context() {
+  check(errno_of([&] { state_ = std::make_unique<State>(); }) == 0, "no ZeroMQ context");
+  check(zmq::version() >= std::tuple(4, 3, 3), "libzmq older than 4.3.3: raw peers starve its CURVE servers (CVE-2020-15166)");
   check(zmq_has("curve") == 1, "libzmq was built without CURVE");
-  zmq_ctx_set(state_->handle, ZMQ_MAX_SOCKETS, 16'384);  // load generators open one per simulated worker
+  errno_of([&] { native().set(zmq::ctxopt::max_sockets, 16'384); });  // load generators open one per simulated worker
 }
-Context::~Context() {
-  while (zmq_ctx_term(state_->handle) != 0 && errno == EINTR) {}
-}
-void* Context::handle() { return state_->handle; }
+Context::~Context() = default;
+zmq::context_t& Context::native() { return state_->native; }
 void Context::set_guarded(bool guarded) { state_->guarded = guarded; }
 bool Context::guarded() const { return state_->guarded; }
 
-void set_common_options(Socket& socket, std::size_t high_water, std::size_t frame_bytes_max) {
-  const auto set = [&](int option, int value) { check(socket.set(option, value), "libzmq refuses a socket option"); };
-  set(ZMQ_LINGER, 0);
-  set(ZMQ_SNDHWM, static_cast<int>(high_water));
-  set(ZMQ_RCVHWM, static_cast<int>(high_water));
-  set(ZMQ_HANDSHAKE_IVL, kHandshakeMs);
-  set(ZMQ_HEARTBEAT_IVL, kPingEveryMs);
-  set(ZMQ_HEARTBEAT_TIMEOUT, kPingTimeoutMs);
-  set(ZMQ_HEARTBEAT_TTL, kPingTimeoutMs);
-  check(socket.set64(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(frame_bytes_max)), "libzmq refuses MAXMSGSIZE");
+SendOutcome send_frames(zmq::socket_t& socket, std::span<const std::string_view> frames) {
+  for (std::size_t i = 0; i < frames.size(); ++i) {
+    const auto flags = i + 1 < frames.size() ? zmq::send_flags::dontwait | zmq::send_flags::sndmore : zmq::send_flags::dontwait;
+    zmq::send_result_t sent;
+    const int refused = errno_of([&] { sent = socket.send(zmq::buffer(frames[i]), flags); });
+    if (i == 0 && !sent) return refused == 0 ? SendOutcome::stuck : SendOutcome::gone;
+  }
+  return SendOutcome::sent;
 }
 
-Result<void> set_server_security(Socket& socket, const ServerKeys& keys) {
-  if (!socket.set(ZMQ_CURVE_SERVER, 1) || !socket.set(ZMQ_CURVE_SECRETKEY, std::string_view(keys.secret_key.reveal())))
+std::string_view property(zmq::message_t& frame, const char* name) {
+  const char* value = "";
+  errno_of([&] { value = frame.gets(name); });
+  return value;
+}
+
+zmq::socket_t open_socket(Context& context, zmq::socket_type type, std::size_t high_water, std::size_t frame_bytes_max) {
+  zmq::socket_t socket;
+  check(errno_of([&] { socket = zmq::socket_t(context.native(), type); }) == 0, "no ZeroMQ socket left");
+  const int refused = errno_of([&] {
+    socket.set(zmq::sockopt::linger, 0);
+    socket.set(zmq::sockopt::sndhwm, static_cast<int>(high_water));
+    socket.set(zmq::sockopt::rcvhwm, static_cast<int>(high_water));
+    socket.set(zmq::sockopt::handshake_ivl, kHandshakeMs);
+    socket.set(zmq::sockopt::heartbeat_ivl, kPingEveryMs);
+    socket.set(zmq::sockopt::heartbeat_timeout, kPingTimeoutMs);
+    socket.set(zmq::sockopt::heartbeat_ttl, kPingTimeoutMs);
+    socket.set(zmq::sockopt::maxmsgsize, static_cast<std::int64_t>(frame_bytes_max));
+  });
+  check(refused == 0, "libzmq refuses a socket option");
+  return socket;
+}
+
+Result<void> set_server_security(zmq::socket_t& socket, const ServerKeys& keys) {
+  const int bad_key = errno_of([&] {
+    socket.set(zmq::sockopt::curve_server, true);
+    socket.set(zmq::sockopt::curve_secretkey, keys.secret_key.reveal());
+  });
+  if (bad_key != 0)
     return fail(Errc::key_refused, "the server's secret key is no CURVE key", "restore server.json from a backup, or: gpuq keys init in a new folder");
-  if (!socket.set(ZMQ_ZAP_DOMAIN, kZapDomain) || !socket.set(kZapEnforceDomain, 1))
+  const int unenforced = errno_of([&] {
+    socket.set(zmq::sockopt::zap_domain, kZapDomain);
+    socket.set(kZapEnforceDomain, 1);
+  });
+  if (unenforced != 0)
     return fail(Errc::zap_selftest, "this libzmq does not enforce its ZAP domain, so unknown keys could enter",
                 "use libzmq 4.3.3 or newer as Debian builds it");
   return {};
 }
 
-void set_client_security(Socket& socket, std::string_view server_key, std::string_view public_key, std::string_view secret_key) {
-  check(socket.set(ZMQ_CURVE_SERVERKEY, server_key) && socket.set(ZMQ_CURVE_PUBLICKEY, public_key) &&
-            socket.set(ZMQ_CURVE_SECRETKEY, secret_key),
-        "a checked access file holds no CURVE keys");
+void set_client_security(zmq::socket_t& socket, std::string_view server_key, std::string_view public_key, std::string_view secret_key) {
+  const int refused = errno_of([&] {
+    socket.set(zmq::sockopt::curve_serverkey, server_key);
+    socket.set(zmq::sockopt::curve_publickey, public_key);
+    socket.set(zmq::sockopt::curve_secretkey, secret_key);
+  });
+  check(refused == 0, "a checked access file holds no CURVE keys");
 }
 
 bool is_loopback(std::string_view endpoint) {
@@ -72,29 +102,40 @@ bool is_loopback(std::string_view endpoint) {
   return false;
 }
 
-Socket open_monitor(void* context, Socket& socket, int events) {
+zmq::socket_t open_monitor(Context& context, zmq::socket_t& socket, int events) {
   static std::atomic<std::uint64_t> number{0};
   const std::string endpoint = "inproc://gpuq.monitor." + std::to_string(++number);
   check(zmq_socket_monitor(socket.handle(), endpoint.c_str(), events) == 0, "libzmq gives no monitor");
-  Socket monitor(context, ZMQ_PAIR);
-  monitor.set(ZMQ_LINGER, 0);
-  check(zmq_connect(monitor.handle(), endpoint.c_str()) == 0, "the monitor cannot be heard");
+  zmq::socket_t monitor;
+  const int refused = errno_of([&] {
+    monitor = zmq::socket_t(context.native(), zmq::socket_type::pair);
+    monitor.set(zmq::sockopt::linger, 0);
+    monitor.connect(endpoint);
+  });
+  check(refused == 0, "the monitor cannot be heard");
   return monitor;
 }
 
-bool read_monitor(Socket& monitor, MonitorEvent& event) {
-  Frame frame;
-  if (!frame.receive(monitor.handle())) return false;
+bool read_monitor(zmq::socket_t& monitor, MonitorEvent& event) {
+  zmq::message_t frame;
+  if (!receive(monitor, frame)) return false;
   std::uint16_t number = 0;
-  const std::string_view raw = frame.view();
-  if (raw.size() >= 6) {
-    std::memcpy(&number, raw.data(), sizeof number);
-    std::memcpy(&event.value, raw.data() + 2, sizeof event.value);
+  if (frame.size() >= 6) {
+    std::memcpy(&number, frame.data(), sizeof number);
+    std::memcpy(&event.value, frame.data<char>() + 2, sizeof event.value);
   }
   event.event = number;
-  while (frame.more())
-    if (!frame.receive(monitor.handle())) break;
+  while (frame.more() && receive(monitor, frame)) {}
   return true;
+}
+
+void close_monitored(zmq::socket_t& socket, zmq::socket_t& monitor, int linger_ms) {
+  if (socket) {
+    zmq_socket_monitor(socket.handle(), nullptr, 0);
+    errno_of([&] { socket.set(zmq::sockopt::linger, linger_ms); });
+  }
+  monitor.close();
+  socket.close();
 }
 
 }  // namespace gq::net

@@ -53,7 +53,7 @@ struct Authority::State {
   Context& context;
   asio::io_context& io;
   std::string key_dir;
-  Socket socket;
+  zmq::socket_t socket;
   std::shared_ptr<Pump> pump;
   std::unordered_map<std::string, Known> by_key;        ///< public key (Z85) -> who
   std::unordered_map<std::string, std::string> by_name; ///< name -> public key
@@ -153,11 +153,11 @@ struct Authority::State {
   /// Answer one handshake. False: none is waiting.
   bool serve_one() {
     std::vector<std::string> frames;
-    Frame frame;
-    if (!frame.receive(socket.handle())) return false;
-    frames.emplace_back(frame.view());
-    while (frame.more() && frame.receive(socket.handle()))
-      if (frames.size() < 16) frames.emplace_back(frame.view());
+    zmq::message_t frame;
+    if (!receive(socket, frame)) return false;
+    frames.push_back(frame.to_string());
+    while (frame.more() && receive(socket, frame))
+      if (frames.size() < 16) frames.push_back(frame.to_string());
     // version, request id, domain, address, identity, mechanism, key
     const bool curve = frames.size() >= 7 && frames[0] == "1.0" && frames[2] == kZapDomain && frames[5] == "CURVE" && frames[6].size() == 32;
     const std::string key = curve ? z85(frames[6]) : std::string();
@@ -165,8 +165,7 @@ struct Authority::State {
     if (user_id.empty()) note_refusal(frames.size() > 3 ? frames[3] : std::string("?"), key);
     const std::string_view request = frames.size() > 1 ? std::string_view(frames[1]) : std::string_view();
     const std::string_view reply[] = {"1.0", request, user_id.empty() ? "400" : "200", user_id.empty() ? "unknown key" : "OK", user_id, ""};
-    for (std::size_t i = 0; i < std::size(reply); ++i)
-      send_frame(socket.handle(), reply[i], ZMQ_DONTWAIT | (i + 1 < std::size(reply) ? ZMQ_SNDMORE : 0));
+    send_frames(socket, reply);
     return true;
   }
   void note_refusal(const std::string& address, const std::string& key) {
@@ -254,11 +253,14 @@ std::uint64_t Authority::repeats() const { return state_->repeats; }
 Result<void> Authority::start() {
   State& s = *state_;
   check(!s.socket, "an authority starts once");
-  Socket socket(s.context.handle(), ZMQ_REP);
-  check(static_cast<bool>(socket), "no ZeroMQ socket left");
-  socket.set(ZMQ_LINGER, 0);
-  if (zmq_bind(socket.handle(), std::string(kZapEndpoint).c_str()) != 0)
-    return fail(Errc::zap_selftest, std::string("cannot bind the key check: ") + zmq_strerror(errno), "one Authority per context");
+  zmq::socket_t socket;
+  check(errno_of([&] { socket = zmq::socket_t(s.context.native(), zmq::socket_type::rep); }) == 0, "no ZeroMQ socket left");
+  const int refused = errno_of([&] {
+    socket.set(zmq::sockopt::linger, 0);
+    socket.bind(kZapEndpoint);
+  });
+  if (refused != 0)
+    return fail(Errc::zap_selftest, std::string("cannot bind the key check: ") + zmq::error_t(refused).what(), "one Authority per context");
   s.socket = std::move(socket);
   if (const auto names = allowed_names(s.key_dir); !names) {
     Error error = names.error();
@@ -266,7 +268,7 @@ Result<void> Authority::start() {
     return tl::unexpected(error);
   }
   s.look();
-  s.pump = std::make_shared<Pump>(s.io, s.socket.handle(), turn_of(state_, &State::turn));
+  s.pump = std::make_shared<Pump>(s.io, s.socket, turn_of(state_, &State::turn));
   s.pump->schedule();
   s.watch(state_);
   return {};
@@ -284,7 +286,7 @@ Result<void> Authority::self_test(const ServerKeys& keys) {
       while (s.socket && s.serve_one()) {}
       const auto seen = s.probe->look();
       if (seen != RefusalProbe::Seen::nothing || now().steady >= deadline) return seen;
-      s.probe->sleep(s.socket ? s.socket.handle() : nullptr);
+      s.probe->sleep(s.socket);
     }
   };
   const auto verdict = [&](RefusalProbe::Key key, RefusalProbe::Seen wanted, const char* whose) -> Result<void> {

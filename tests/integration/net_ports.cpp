@@ -1,29 +1,28 @@
 // net_ports.cpp - what may happen between two ports, over real loopback sockets with CURVE on.
-#include <zmq.h>
-
-#include <fstream>
+#include <memory>
+#include <zmq.hpp>
 
 #include "tests/integration/net_fixture.h"
 
 namespace gq::net {
 namespace {
 
-/// A dealer without our port's manners: any number of frames.
+/// A dealer without our port's manners: any number of frames, and a routing id of its own choice.
 struct RawPeer {
-  void* socket;
-  RawPeer(Context& context, const std::string& endpoint, const AccessFile& access) : socket(zmq_socket(context.handle(), ZMQ_DEALER)) {
-    const int zero = 0;
-    zmq_setsockopt(socket, ZMQ_LINGER, &zero, sizeof zero);
-    zmq_setsockopt(socket, ZMQ_SNDHWM, &zero, sizeof zero);
-    zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, access.server_key.data(), 40);
-    zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, access.public_key.data(), 40);
-    zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, access.secret_key.reveal().data(), 40);
-    EXPECT_EQ(zmq_connect(socket, endpoint.c_str()), 0);
+  zmq::socket_t socket;
+  RawPeer(Context& context, const std::string& endpoint, const AccessFile& access, const std::string& routing_id = {})
+      : socket(context.native(), zmq::socket_type::dealer) {
+    socket.set(zmq::sockopt::linger, 0);
+    socket.set(zmq::sockopt::sndhwm, 0);
+    if (!routing_id.empty()) socket.set(zmq::sockopt::routing_id, routing_id);
+    socket.set(zmq::sockopt::curve_serverkey, access.server_key);
+    socket.set(zmq::sockopt::curve_publickey, access.public_key);
+    socket.set(zmq::sockopt::curve_secretkey, access.secret_key.reveal());
+    socket.connect(endpoint);
   }
-  ~RawPeer() { zmq_close(socket); }
-  void send(const std::vector<std::string>& frames) const {
+  void send(const std::vector<std::string>& frames) {
     for (std::size_t i = 0; i < frames.size(); ++i)
-      zmq_send(socket, frames[i].data(), frames[i].size(), i + 1 < frames.size() ? ZMQ_SNDMORE : 0);
+      socket.send(zmq::buffer(frames[i]), i + 1 < frames.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
   }
 };
 
@@ -93,7 +92,7 @@ TEST_F(Ports, forty_thousand_echoes_between_eight_peers_never_stall) {
 TEST_F(Ports, more_than_two_frames_are_malformed_and_the_next_message_is_whole_again) {
   RouterPort router(context, io, recording());
   const std::string endpoint = good(router.bind(options()));
-  const RawPeer raw(context, endpoint, issue("rude"));
+  RawPeer raw(context, endpoint, issue("rude"));
   raw.send({"one", "two", "three"});
   raw.send({"good", "body"});
   ASSERT_TRUE(run_until(io, [&] { return !heard.empty(); }));
@@ -107,7 +106,7 @@ TEST_F(Ports, more_than_two_frames_are_malformed_and_the_next_message_is_whole_a
 TEST_F(Ports, a_message_of_two_hundred_thousand_frames_is_dropped_in_slices_while_others_are_served) {
   RouterPort router(context, io, recording());
   const std::string endpoint = good(router.bind(options()));
-  const RawPeer raw(context, endpoint, issue("rude"));
+  RawPeer raw(context, endpoint, issue("rude"));
   const AccessFile polite = issue("polite");
   Peer peer(context, io);
   good(peer.connect(endpoint, &polite));
@@ -140,7 +139,7 @@ TEST_F(Ports, a_peer_that_does_not_read_is_stuck_and_nobody_else_waits) {
   auto shallow = options();
   shallow.high_water = 50;
   const std::string endpoint = good(router.bind(shallow));
-  const RawPeer lazy(context, endpoint, issue("lazy"));
+  RawPeer lazy(context, endpoint, issue("lazy"));
   const AccessFile access = issue("brisk");
   Peer brisk(context, io);
   good(brisk.connect(endpoint, &access));
@@ -254,32 +253,19 @@ TEST_F(Ports, a_port_may_be_destroyed_by_its_own_handler) {
 TEST_F(Ports, two_peers_that_claim_one_routing_id_are_never_taken_for_each_other) {
   RouterPort router(context, io, recording());
   const std::string endpoint = good(router.bind(options()));
-  const auto claim = [&](void* socket) { zmq_setsockopt(socket, ZMQ_ROUTING_ID, "same", 4); };
   const AccessFile anna = issue("anna"), bert = issue("bert");
-  auto raw = [&](const AccessFile& access) {
-    void* socket = zmq_socket(context.handle(), ZMQ_DEALER);
-    const int zero = 0;
-    zmq_setsockopt(socket, ZMQ_LINGER, &zero, sizeof zero);
-    claim(socket);
-    zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, access.server_key.data(), 40);
-    zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, access.public_key.data(), 40);
-    zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, access.secret_key.reveal().data(), 40);
-    EXPECT_EQ(zmq_connect(socket, endpoint.c_str()), 0);
-    return socket;
-  };
-  void* first = raw(anna);
-  zmq_send(first, "I am anna", 9, 0);
+  auto first = std::make_unique<RawPeer>(context, endpoint, anna, "same");
+  first->send({"I am anna"});
   ASSERT_TRUE(run_until(io, [&] { return heard.size() == 1; }));
   const PeerId anna_peer = heard[0].first.peer;
-  zmq_close(first);
+  first.reset();
   ASSERT_TRUE(run_until(io, [&] { return links_lost > 0; }));
-  void* second = raw(bert);
-  zmq_send(second, "I am bert", 9, 0);
+  RawPeer second(context, endpoint, bert, "same");
+  second.send({"I am bert"});
   ASSERT_TRUE(run_until(io, [&] { return heard.size() == 2; }));
   EXPECT_EQ(heard[1].first.name, "bert");
   EXPECT_NE(heard[1].first.peer, anna_peer);
   EXPECT_EQ(router.send(anna_peer, "a secret for anna"), SendOutcome::gone);
-  zmq_close(second);
 }
 
 }  // namespace
