@@ -7,7 +7,8 @@ namespace gq::wire {
 
 namespace {
 
-constexpr msgpack::Bounds kBounds{};
+constexpr pack::Bounds kBounds{};
+thread_local pack::Tokens tokens;  // of the one message that this thread is decoding
 
 Error bad(const char* type, const Source& source) {
   std::string what = std::string("message ") + type;
@@ -42,7 +43,7 @@ std::string encode(const T& message, std::uint64_t id, std::string_view trace) {
 }
 
 std::optional<Header> decode_header(std::span<const std::byte> frame0) {
-  Source source{msgpack::Reader(frame0.data(), frame0.size(), kBounds), {}};
+  Source source{pack::Reader(frame0.data(), frame0.size(), kBounds, tokens), {}};
   Header header;
   header.v = header.min = 0;
   if (!read(source, header, 0) || header.v == 0 || header.type == 0) return std::nullopt;
@@ -51,7 +52,7 @@ std::optional<Header> decode_header(std::span<const std::byte> frame0) {
 
 Result<Decoded> decode(std::span<const std::byte> frame0) {
   if (frame0.size() > kLimits.frame_bytes_hard) return fail(Errc::too_large, "frame of " + std::to_string(frame0.size()) + " bytes");
-  Source source{msgpack::Reader(frame0.data(), frame0.size(), kBounds), {}};
+  Source source{pack::Reader(frame0.data(), frame0.size(), kBounds, tokens), {}};
   Header header;
   header.v = header.min = 0;
   if (!read(source, header, 0)) return tl::unexpected(bad("header", source));

@@ -7,7 +7,8 @@ namespace gq::wire {
 
 namespace {
 
-constexpr msgpack::Bounds kBounds{.bytes_max = static_cast<std::uint32_t>(kLimits.frame_bytes_hard)};
+constexpr pack::Bounds kBounds{.bytes_max = static_cast<std::uint32_t>(kLimits.frame_bytes_hard)};
+thread_local pack::Tokens tokens;  // of the one message that this thread is decoding
 
 template <class T>
 std::string encode_body(const T& body) {
@@ -22,7 +23,7 @@ template <class T>
 Result<T> decode_body(std::span<const std::byte> bytes, const char* name) {
   T body;
   if (bytes.empty()) return body;  // no payload = nothing said
-  Source source{msgpack::Reader(bytes.data(), bytes.size(), kBounds), {}};
+  Source source{pack::Reader(bytes.data(), bytes.size(), kBounds, tokens), {}};
   if (read(source, body, 0) && (source.in.at_end() || source.in.fail("bytes after its end"))) return body;
   std::string what = std::string(name);
   if (!source.where.empty()) what += ", field " + source.where;

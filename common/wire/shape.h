@@ -42,7 +42,7 @@ inline constexpr std::size_t kFields = std::tuple_size_v<decltype(Shape<T>::fiel
 
 /// A reader plus where it stood when it failed: "items.priority".
 struct Source {
-  msgpack::Reader in;
+  pack::Reader in;
   std::string where;
   bool at(std::string_view name) {  // always false: prepends a field's name to the place of the failure
     where = where.empty() ? std::string(name) : std::string(name) + "." + where;
@@ -52,7 +52,7 @@ struct Source {
 
 // ---- writing
 
-using msgpack::Writer;
+using pack::Writer;
 
 template <class T> void write(Writer& out, const T& value);
 
@@ -215,7 +215,7 @@ bool read_map_form(Source& source, T& value) {
 
 template <class T>
 bool read(Source& source, T& value, std::uint64_t max) {
-  msgpack::Reader& in = source.in;
+  pack::Reader& in = source.in;
   if (in.take_nil()) return true;
   if constexpr (std::is_same_v<T, bool>) return in.boolean(value);
   else if constexpr (std::is_floating_point_v<T>) return in.real(value);
@@ -255,7 +255,7 @@ bool read(Source& source, T& value, std::uint64_t max) {
     if (!in.array(n)) return false;
     if (max != 0 && n > max) return in.fail("more elements than allowed");
     value.clear();
-    value.reserve(n);
+    value.reserve(in.there(n));
     for (std::uint32_t i = 0; i < n; ++i) {
       if constexpr (std::is_integral_v<typename T::value_type>) {
         typename T::value_type element{};

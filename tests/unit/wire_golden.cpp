@@ -52,7 +52,7 @@ TYPED_TEST(Golden, bytes_are_unchanged_and_are_read_back) {
   EXPECT_TRUE(std::get<TypeParam>(read->message) == sample);
 }
 
-TYPED_TEST(Golden, an_independent_msgpack_reads_exactly_a_header_and_a_body) {
+TYPED_TEST(Golden, any_msgpack_reads_exactly_a_header_and_a_body) {  // a peer of another make reads them in wire_page
   const std::string sent = encode(Sampler().make<TypeParam>(), kRequest);
   std::size_t offset = 0;
   const auto header = ::msgpack::unpack(sent.data(), sent.size(), offset);

@@ -105,6 +105,94 @@ TEST(Decoding, wrong_kinds_and_values_out_of_range_name_the_field) {
             "message StatusReply, field jobs.id: not 16 bytes");
 }
 
+TEST(Decoding, what_is_unknown_may_be_nested_sixteen_deep_and_no_deeper) {
+  const auto nested = [](std::size_t arrays) { return head(kBeat) + bytes({0x81, 0xA1, 'x'}) + std::string(arrays, '\x91') + bytes({0x01}); };
+  EXPECT_EQ(refused(nested(15)).what, "it was accepted");
+  EXPECT_EQ(refused(nested(16)).what, "message Beat, field (unknown key): nested too deep");
+}
+
+TEST(Decoding, the_length_of_what_is_unknown_is_bounded_even_when_the_bytes_are_there) {
+  const auto unknown = [](std::initializer_list<unsigned> tag, std::size_t n) { return refused(head(kBeat) + bytes({0x81, 0xA1, 'x'}) + bytes(tag) + std::string(n, 'y')).what; };
+  const std::string longer = "message Beat, field (unknown key): longer than allowed";
+  EXPECT_EQ(unknown({0xDB, 0, 1, 0, 0}, 65'536), "it was accepted");
+  EXPECT_EQ(unknown({0xDB, 0, 1, 0, 1}, 65'537), longer);
+  EXPECT_EQ(unknown({0xC6, 0, 1, 0, 1}, 65'537), longer);
+  EXPECT_EQ(unknown({0xC8, 4, 0, 5}, 1024), "it was accepted");
+  EXPECT_EQ(unknown({0xC8, 4, 1, 5}, 1025), longer);
+}
+
+TEST(Decoding, a_cut_or_broken_value_is_told_with_its_field) {
+  EXPECT_EQ(refused(head(kBeat) + bytes({0x81, 0xA7}) + "sent_us" + bytes({0xCF, 1})).what, "message Beat, field sent_us: cut short");
+  EXPECT_EQ(refused(head(kBeat) + bytes({0x81, 0xA7}) + "sent_us" + bytes({0xC1})).what, "message Beat, field sent_us: not msgpack");
+  EXPECT_EQ(refused(head(kBeat)).what, "message Beat: cut short");
+  EXPECT_EQ(refused("").what, "message header: cut short");
+}
+
+TEST(Decoding, a_number_is_read_from_every_form_that_holds_it) {
+  for (const std::string& five : {bytes({5}), bytes({0xCC, 5}), bytes({0xCD, 0, 5}), bytes({0xCE, 0, 0, 0, 5}), bytes({0xCF, 0, 0, 0, 0, 0, 0, 0, 5}), bytes({0xD0, 5}),
+                                  bytes({0xD1, 0, 5}), bytes({0xD2, 0, 0, 0, 5}), bytes({0xD3, 0, 0, 0, 0, 0, 0, 0, 5})}) {
+    const auto read = decode(std::string_view(head(kBeat) + bytes({0x81, 0xA7}) + "sent_us" + five));
+    ASSERT_TRUE(read.has_value()) << read.error().what;
+    EXPECT_EQ(std::get<Beat>(read->message), Beat{5});
+  }
+}
+
+TEST(Decoding, a_float_is_read_from_both_widths_and_from_whole_numbers) {
+  const auto metric = [](const std::string& value) {
+    const auto read = decode(std::string_view(head(TypeNumber<Progress>::value) + bytes({0x81, 0xA7}) + "metrics" + bytes({0x81, 0xA1, 'm'}) + value));
+    return read ? std::get<Progress>(read->message).metrics.at("m") : std::numeric_limits<double>::quiet_NaN();
+  };
+  EXPECT_EQ(metric(bytes({0xCB, 0x3F, 0xF8, 0, 0, 0, 0, 0, 0})), 1.5);
+  EXPECT_EQ(metric(bytes({0xCA, 0x3F, 0xC0, 0, 0})), 1.5);
+  EXPECT_EQ(metric(bytes({0x02})), 2.0);
+  EXPECT_EQ(metric(bytes({0xFE})), -2.0);
+  EXPECT_EQ(metric(bytes({0xCF, 0x80, 0, 0, 0, 0, 0, 0, 0})), 0x1p63);
+}
+
+TEST(Encoding, a_float_is_sent_as_a_float64_even_when_it_is_whole) {
+  const auto sent = [](double value) {
+    std::string buffer;
+    Writer out(buffer);
+    out.real(value);
+    return to_hex(out.view());
+  };
+  EXPECT_EQ(sent(1.0), "cb3ff0000000000000");
+  EXPECT_EQ(sent(-0.0), "cb8000000000000000");
+  EXPECT_EQ(sent(0x1p64), "cb43f0000000000000");
+}
+
+TEST(Encoding, every_value_takes_its_shortest_form) {
+  std::string buffer;
+  const auto sent = [&](auto&& write_one) {
+    Writer out(buffer);
+    write_one(out);
+    return to_hex(out.view().substr(0, 9));
+  };
+  const std::pair<std::int64_t, const char*> numbers[] = {
+      {0, "00"}, {127, "7f"}, {128, "cc80"}, {255, "ccff"}, {256, "cd0100"}, {65'535, "cdffff"}, {65'536, "ce00010000"}, {0xFFFF'FFFF, "ceffffffff"},
+      {0x1'0000'0000, "cf0000000100000000"}, {-1, "ff"}, {-32, "e0"}, {-33, "d0df"}, {-128, "d080"}, {-129, "d1ff7f"}, {-32'768, "d18000"},
+      {-32'769, "d2ffff7fff"}, {-2'147'483'648, "d280000000"}, {-2'147'483'649, "d3ffffffff7fffffff"}};
+  for (const auto& [value, hex] : numbers) {
+    EXPECT_EQ(sent([v = value](Writer& out) { out.signed_number(v); }), hex);
+    if (value >= 0) {
+      EXPECT_EQ(sent([v = value](Writer& out) { out.number(static_cast<std::uint64_t>(v)); }), hex);
+    }
+  }
+  const std::string long_text(65'536, 'a');
+  const std::tuple<std::size_t, const char*, const char*> texts[] = {{0, "a0", "c400"}, {31, "bf", "c41f"}, {32, "d920", "c420"}, {255, "d9ff", "c4ff"},
+      {256, "da0100", "c50100"}, {65'535, "daffff", "c5ffff"}, {65'536, "db00010000", "c600010000"}};
+  for (const auto& [size, as_text, as_bytes] : texts) {
+    EXPECT_TRUE(sent([&, n = size](Writer& out) { out.text(std::string_view(long_text).substr(0, n)); }).starts_with(as_text)) << size;
+    EXPECT_TRUE(sent([&, n = size](Writer& out) { out.bytes(long_text.data(), n); }).starts_with(as_bytes)) << size;
+  }
+  const std::tuple<std::size_t, const char*, const char*> counts[] = {{0, "90", "80"}, {15, "9f", "8f"}, {16, "dc0010", "de0010"}, {65'535, "dcffff", "deffff"},
+      {65'536, "dd00010000", "df00010000"}};
+  for (const auto& [size, as_array, as_map] : counts) {
+    EXPECT_EQ(sent([n = size](Writer& out) { out.array(n); }), as_array);
+    EXPECT_EQ(sent([n = size](Writer& out) { out.map(n); }), as_map);
+  }
+}
+
 TEST(Decoding, unknown_keys_extra_elements_and_any_kind_of_unknown_value_are_stepped_over) {
   const std::string unknown[] = {bytes({0xC0}), bytes({0xC3}), bytes({0xCB, 0, 0, 0, 0, 0, 0, 0, 0}), bytes({0xCA, 0, 0, 0, 0}), bytes({0xD8}) + std::string(17, 'x'),
                                  bytes({0xC7, 0x02, 0x05, 0, 0}), bytes({0xC4, 0x01, 0xFF}), bytes({0x92, 0x81, 0xA1, 'k', 0x01, 0xFF}), bytes({0xD3, 0xFF, 0, 0, 0, 0, 0, 0, 0})};
