@@ -80,7 +80,7 @@ void Core::State::load(const Image& image) {
   for (const Index slot : finals_found) keep_final(slot);
   const auto keep = std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.tombstone).count();
   for (const Image::Tombstone& t : image.tombstones) {
-    tombstones[t.id] = {t.digest, t.ended.ms};
+    tombstones.put(t.id, {t.digest, t.ended.ms});
     tombstone_ends.push_back({t.ended.ms + keep, t.id});
   }
   std::sort(tombstone_ends.begin(), tombstone_ends.end(), [](const TombstoneEntry& a, const TombstoneEntry& b) {

@@ -53,7 +53,7 @@ void Core::State::retain() {
   while (!tombstone_ends.empty() && tombstone_ends.front().until_ms <= now.wall.ms) {
     const JobId id = tombstone_ends.front().id;
     tombstone_ends.pop_front();
-    if (tombstones.erase(id) != 0) commit(TombstoneDropped{id});
+    if (tombstones.erase(id)) commit(TombstoneDropped{id});
   }
 }
 
@@ -77,7 +77,7 @@ void Core::State::forget(Index slot) {
   const bool leaves_tombstone = job.ended_ms + tombstone > now.wall.ms;
   commit(JobForgotten{job.id, job.state, leaves_tombstone, job.digest, {job.ended_ms}});
   if (leaves_tombstone) {
-    tombstones[job.id] = {job.digest, job.ended_ms};
+    tombstones.put(job.id, {job.digest, job.ended_ms});
     tombstone_ends.push_back({job.ended_ms + tombstone, job.id});
   }
   totals.final_bytes -= bytes_of(job);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "broker/core/core.h"
+#include "broker/core/flat_map.h"
 #include "broker/core/fleet.h"
 #include "broker/core/jobs.h"
 #include "broker/core/shapes.h"
@@ -105,7 +106,7 @@ struct Core::State {
   std::uint64_t last_seq{};
   std::int64_t last_submitted_ms{};
   std::unordered_map<std::string, Index> uniques;
-  std::unordered_map<JobId, Tombstone> tombstones;
+  FlatMap<JobId, Tombstone> tombstones;
   std::deque<TombstoneEntry> tombstone_ends;
   std::deque<Entry> finals;        ///< by end
   std::deque<Entry> fetched;       ///< final and fetched, by time of the fetch
@@ -126,7 +127,7 @@ struct Core::State {
   // ---- fleet
   Pool<Worker, 4> workers;
   std::unordered_map<Index, Index> worker_of;        ///< name text -> worker
-  std::unordered_map<std::uint64_t, Index> peers;    ///< live connections
+  FlatMap<std::uint64_t, Index> peers;               ///< live connections, by PeerId + 1
   Pool<Device, 4> devices;
   std::unordered_map<Index, Index> device_of;        ///< uuid text -> device
   Pool<Lane, 6> lanes;

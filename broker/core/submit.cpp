@@ -30,8 +30,8 @@ SubmitOutcome Core::State::submit_one(SubmitItem& item, const std::string& owner
     if (jobs[slot].digest == f.digest && texts[jobs[slot].owner] == owner) return {f.id, true, true, {}};
     return refused({Errc::id_conflict, "job " + to_string(f.id) + " exists and is another one", "submit with a new id"});
   }
-  if (const auto it = tombstones.find(f.id); it != tombstones.end()) {
-    if (it->second.digest == f.digest) return {f.id, true, true, {}};
+  if (const Tombstone* tombstone = tombstones.find(f.id)) {
+    if (tombstone->digest == f.digest) return {f.id, true, true, {}};
     return refused({Errc::id_conflict, "job " + to_string(f.id) + " existed and was another one", "submit with a new id"});
   }
   if (auto error = refuse_form(f)) return refused(std::move(*error));

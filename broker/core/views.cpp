@@ -175,7 +175,7 @@ std::uint64_t Core::State::memory() const {
                         devices.bytes() + lanes.bytes() + holds.bytes() + clients.bytes();
   bytes += (lease_timers.capacity() + wall_timers.capacity()) * sizeof(Timer);
   bytes += (finals.size() + fetched.size() + expired.size()) * sizeof(Entry) + tombstone_ends.size() * sizeof(TombstoneEntry);
-  bytes += (uncommitted.size() + offers.size()) * sizeof(Offer) + tombstones.size() * (sizeof(JobId) + sizeof(Tombstone) + 24);
+  bytes += (uncommitted.size() + offers.size()) * sizeof(Offer) + tombstones.bytes();
   bytes += uniques.size() * 96 + client_of.size() * 40 + backoffs.size() * 40 + versions.capacity() * sizeof(ModelVersion);
   for (Index i = 0; i < shapes.extent(); ++i) {
     const Shape& shape = shapes[i];

@@ -6,8 +6,8 @@
 namespace gq::core {
 
 Index Core::State::worker_at(PeerId peer) const {
-  const auto it = peers.find(peer.value);
-  return it == peers.end() ? kNone : it->second;
+  const Index* index = peers.find(peer.value + 1);
+  return index == nullptr ? kNone : *index;
 }
 
 void Core::State::on_hello(WorkerHello& e) {
@@ -23,13 +23,13 @@ void Core::State::on_hello(WorkerHello& e) {
   const bool same_link = worker_at(e.peer) == index;
   if (const Index other = worker_at(e.peer); other != kNone && other != index) {
     workers[other].connected = false;
-    peers.erase(e.peer.value);
+    peers.erase(e.peer.value + 1);
     refresh_worker(other, false);
   }
   if (!same_link && worker_at(worker.peer) == index) {
     send_now(WorkerRejected{worker.peer, Error{Errc::refused, "a newer connection speaks for worker " + e.worker,
                                                "give each worker process a name of its own"}});
-    peers.erase(worker.peer.value);
+    peers.erase(worker.peer.value + 1);
   }
   const std::uint64_t judged_to = same_link && worker.instance == e.instance ? worker.processed : UINT64_MAX;
 
@@ -39,7 +39,7 @@ void Core::State::on_hello(WorkerHello& e) {
   if (!same_link) {
     worker.last_number = worker.processed = 0;
     for (const Index h : worker.holds) holds[h].number = 0;
-    peers[e.peer.value] = index;
+    peers.put(e.peer.value + 1, index);
   }
   worker.peer = e.peer;
   worker.connected = true;
@@ -262,7 +262,7 @@ void Core::State::disconnect(Index index) {
   drop_worker_charges(index);
   while (!worker.lanes.empty()) close_lane(worker.lanes.back());
   unlist_devices(index);
-  if (worker_at(worker.peer) == index) peers.erase(worker.peer.value);
+  if (worker_at(worker.peer) == index) peers.erase(worker.peer.value + 1);
   worker.connected = false;
 }
 
