@@ -156,6 +156,22 @@ TEST_F(WorkerChildren, cancelling_a_trainer_ends_its_process) {
   loop.until([&] { return !alive(pids[0]); }, "the trainer to end");
 }
 
+TEST_F(WorkerChildren, an_unused_model_leaves_the_device_and_comes_back_when_it_is_asked_for) {
+  worker_environment.push_back("GPUQ_MODEL_IDLE_S=1");
+  start_worker();
+  ASSERT_EQ(final_of(infer()).state, JobState::succeeded);
+  const auto warm = [&] {
+    std::size_t n = 0;
+    for (const auto& seen : client->ask<wire::WorkersReply>(wire::WorkersQuery{}).workers)
+      for (const auto& device : seen.devices) n += device.warm.size() + device.holders.size();
+    return n;
+  };
+  loop.until([&] { return warm() == 0; }, "the idle model to be unloaded and its memory given back");
+  EXPECT_NE(program.log().find("model_evicted"), std::string::npos) << program.log();
+  EXPECT_EQ(final_of(infer()).state, JobState::succeeded);
+  EXPECT_EQ(children_seen().size(), 1U) << "the modelhost itself stays";
+}
+
 TEST_F(WorkerChildren, simulated_cards_are_offered_and_their_children_run_on_the_cpu) {
   start_worker({"--simulate-gpus", "24GiB,8GiB"});
   const auto workers = client->ask<wire::WorkersReply>(wire::WorkersQuery{});

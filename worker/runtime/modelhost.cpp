@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <vector>
 
@@ -19,6 +20,12 @@ constexpr std::int64_t kBatchMax = 4096;       // what a child may claim
 constexpr unsigned kFailedStartsMax = 3;       // then jobs that wait for it are told so instead of waiting on
 constexpr Duration kHealthy = 60s;
 constexpr Duration kCancelGrace = 10s;
+constexpr Duration kModelIdle = 10min;         // an unused model leaves, or a job that needs the whole device would wait for ever
+
+Duration model_idle_limit() {
+  const char* seconds = std::getenv("GPUQ_MODEL_IDLE_S");
+  return seconds == nullptr ? kModelIdle : Duration(std::chrono::seconds(std::max(1, std::atoi(seconds))));
+}
 
 struct HostJob {
   Job job;
@@ -51,12 +58,14 @@ struct ModelHosts::Shared {
 
 struct ModelHosts::Host : std::enable_shared_from_this<Host> {
   Host(Shared& s, std::string uuid)
-      : shared(s), c(s.context), device(std::move(uuid)), timer(c.io), folder(c.scratch + "/children/modelhost-" + device) {}
+      : shared(s), c(s.context), device(std::move(uuid)), timer(c.io), idle_timer(c.io), folder(c.scratch + "/children/modelhost-" + device) {}
 
   Shared& shared;
   ChildContext& c;
   std::string device;
   asio::steady_timer timer;
+  asio::steady_timer idle_timer;
+  const Duration idle_limit = model_idle_limit();
   std::string folder;
   std::shared_ptr<ChildProcess> child;
   std::map<std::string, Model> models;
@@ -275,8 +284,34 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
       const auto waiting = std::move(model.waiting);
       model.waiting.clear();
       for (const auto& job : waiting) send(job);
+      watch_idle();
       return;
     }
+  }
+
+  /// Looks from time to time as long as a model is warm.
+  void watch_idle() {
+    idle_timer.expires_after(std::max<Duration>(idle_limit / 4, 100ms));
+    idle_timer.async_wait([weak = weak_from_this()](const ErrorCode& ec) {
+      const auto self = weak.lock();
+      if (ec || !self || !self->child) return;
+      for (;;) {
+        const std::string idle = self->idle_model({});
+        if (idle.empty() || now().steady - self->models[idle].used < self->idle_limit) break;
+        self->evict(idle, "unused");
+      }
+      const auto warm = [](const auto& entry) { return entry.second.state == Model::State::warm; };
+      if (std::any_of(self->models.begin(), self->models.end(), warm)) self->watch_idle();
+    });
+  }
+
+  void evict(const std::string& key, const std::string& why) {
+    log::info("model_evicted", {{"model", key}, {"device", device}, {"why", why}});
+    child::Frame unload{child::Type::unload, 0, {}};
+    unload.add("model", std::string_view(key));
+    child->send(std::move(unload));
+    c.reports.close_lane(models[key].lane);
+    models.erase(key);
   }
 
   void on_load_failed(const std::string& key, const child::Frame& frame) {
@@ -286,12 +321,7 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
     // Out of memory: the least recently used idle model makes room, and the load is tried once more.
     if (ending.code == Errc::oom)
       if (const std::string idle = idle_model(key); !idle.empty()) {
-        log::info("model_evicted", {{"model", idle}, {"device", device}, {"for", key}});
-        child::Frame unload{child::Type::unload, 0, {}};
-        unload.add("model", std::string_view(idle));
-        child->send(std::move(unload));
-        c.reports.close_lane(models[idle].lane);
-        models.erase(idle);
+        evict(idle, "room for " + key);
         return fetch(key);
       }
     fail_waiting(key, {ending.code == Errc::job_failed ? Errc::bad_model : ending.code, "model " + key + " cannot be loaded: " + ending.what, ""}, ending.outcome == Outcome::failed_final);
@@ -406,6 +436,7 @@ void ModelHosts::kill_all() {
   for (auto& [device, host] : shared_->hosts) {
     for (auto& [id, job] : host->sent) job->over = true;
     host->timer.cancel();
+    host->idle_timer.cancel();
     if (host->child) {
       host->child->forget();
       host->child->kill("the worker ends");
