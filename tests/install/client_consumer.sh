@@ -18,7 +18,7 @@ library=$(find "$work/prefix" -name 'libgpuq.so' | head -n 1)
 if nm -DC --defined-only "$library" | grep -v 'gpuq::'; then echo "libgpuq.so exports more than gpuq::"; exit 1; fi
 
 echo "find_package"
-cmake -S "$here" -B "$work/consumer" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/configure.log" 2>&1 || { cat "$work/configure.log"; exit 1; }
+cmake -S "$here" -B "$work/consumer" -G Ninja -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/configure.log" 2>&1 || { cat "$work/configure.log"; exit 1; }
 cmake --build "$work/consumer"
 "$work/consumer/consumer"
 

@@ -42,22 +42,22 @@ TEST_F(StoreLinks, tcp_serves) {
   const auto port = free_port();
   RedisServer server({"--port", std::to_string(port)});
   auto options = server.options();
-  options.address = store::parse_redis_url("redis://localhost:" + std::to_string(port)).value();
+  options.address = store::parse_redis_url("redis://127.0.0.1:" + std::to_string(port)).value();
   ASSERT_TRUE(open(options));
   serve_a_life();
-  EXPECT_EQ(broker.store->describe(), "redis 7.0.15 at redis://localhost:" + std::to_string(port) + ", fsync always");
+  EXPECT_NE(broker.store->describe().find(" at redis://127.0.0.1:" + std::to_string(port) + ", fsync always"), std::string::npos) << broker.store->describe();
 }
 
 TEST_F(StoreLinks, tls_serves_with_the_right_ca_and_refuses_without_it) {
   TempFolder keys;
   const std::string key = (keys.path() / "key.pem").string(), certificate = (keys.path() / "cert.pem").string();
-  if (std::system(("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout " + key +
+  if (std::system(("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=gpuq -addext subjectAltName=IP:127.0.0.1 -keyout " + key +
                    " -out " + certificate + " 2>/dev/null").c_str()) != 0)
     GTEST_SKIP() << "needs the openssl program to make a certificate";
   const auto port = free_port();
   RedisServer server({"--tls-port", std::to_string(port), "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no", "--tls-ca-cert-file", certificate});
   auto options = server.options();
-  options.address = store::parse_redis_url("rediss://localhost:" + std::to_string(port)).value();
+  options.address = store::parse_redis_url("rediss://127.0.0.1:" + std::to_string(port)).value();
   const auto stranger = open(options);
   ASSERT_FALSE(stranger);
   EXPECT_EQ(stranger.error().code, Errc::unavailable);
