@@ -2,11 +2,15 @@
 #include "tests/integration/broker_harness.h"
 
 #include <fcntl.h>
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -148,12 +152,31 @@ bool process_exists(pid_t pid) {
 
 // ---- the broker
 
+namespace {
+/// A loopback endpoint that is still free when the broker is started again: below the range from which the kernel gives ports to
+/// other tests' connections, which would otherwise take it while the broker is down.
+std::string lasting_endpoint() {
+  static std::atomic<unsigned> next{static_cast<unsigned>(::getpid()) * 37U};
+  for (;;) {
+    const auto port = static_cast<std::uint16_t>(20'000U + next++ % 12'000U);
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(port);
+    const bool free = ::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+    ::close(fd);
+    if (free) return "tcp://127.0.0.1:" + std::to_string(port);
+  }
+}
+}  // namespace
+
 std::vector<std::string> Broker::argv(const std::vector<std::string>& options) {
   std::vector<std::string> argv{GPUQ_BROKER_PROGRAM, "--data-dir", dir_, "--ready-fd", "3"};
   const auto given = [&](const char* flag) { return std::find(options.begin(), options.end(), flag) != options.end(); };
-  if (!given("--listen-clients")) argv.insert(argv.end(), {"--listen-clients", clients.empty() ? "tcp://127.0.0.1:*" : clients});
-  if (!given("--listen-workers")) argv.insert(argv.end(), {"--listen-workers", workers.empty() ? "tcp://127.0.0.1:*" : workers});
-  if (!given("--listen-http")) argv.insert(argv.end(), {"--listen-http", http.empty() ? "127.0.0.1:0" : http});
+  if (!given("--listen-clients")) argv.insert(argv.end(), {"--listen-clients", clients.empty() ? lasting_endpoint() : clients});
+  if (!given("--listen-workers")) argv.insert(argv.end(), {"--listen-workers", workers.empty() ? lasting_endpoint() : workers});
+  if (!given("--listen-http")) argv.insert(argv.end(), {"--listen-http", "127.0.0.1:0"});
   argv.insert(argv.end(), options.begin(), options.end());
   return argv;
 }
