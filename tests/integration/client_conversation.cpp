@@ -107,10 +107,10 @@ class FakeBroker {
     {
       const std::lock_guard lock(mutex_);
       script = script_;
+      heard_.push_back(heard);   // before the answer: who has the answer may ask what was heard
     }
     if (!script || !script(*this, heard)) polite(heard);
     const std::lock_guard lock(mutex_);
-    heard_.push_back(std::move(heard));
     come_.notify_all();
   }
 
