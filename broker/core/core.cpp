@@ -51,6 +51,10 @@ void Core::step(const Moment& now, std::uint64_t entropy, Event event, Effects& 
                  [&](TimerFired&) {},
                  [&](BatchCut& e) { s.on_batch_cut(e); },
                  [&](PreemptAsked& e) { s.on_preempt_asked(e); },
+                 [&](JobCommand& e) { s.on_job_command(e); },
+                 [&](UpdateReceived& e) { s.on_update(e); },
+                 [&](FleetCommand& e) { s.on_fleet_command(e); },
+                 [&](PolicyLoaded& e) { s.on_policy_loaded(e); },
              },
              event);
   s.run_timers();  // what this event set may be due already
@@ -105,6 +109,9 @@ void Core::State::on_timer(const Timer& t) {
     case TimerKind::rescue: on_rescue_timer(t.index, t.stamp); return;
     case TimerKind::offer: on_offer_timer(t.index, t.stamp); return;
     case TimerKind::attempt: on_attempt_timer(t.index, t.stamp); return;
+    case TimerKind::plan: on_plan_timer(t.index, t.stamp); return;
+    case TimerKind::drain: on_drain_timer(t.index, t.stamp); return;
+    case TimerKind::window: on_window_timer(); return;
     case TimerKind::back_off: case TimerKind::not_before:
       if (jobs[t.index].seq == t.stamp && jobs[t.index].state == JobState::waiting) move_job(t.index, Verb::come_due);
       return;

@@ -16,6 +16,8 @@
 
 #include "broker/core/effects.h"
 #include "broker/core/events.h"
+#include "broker/core/explain.h"
+#include "broker/core/policy.h"
 #include "broker/core/record.h"
 #include "common/vocabulary/limits.h"
 
@@ -24,8 +26,7 @@ namespace gq::core {
 struct CoreConfig {
   Timing timing{};
   Limits limits{};
-  std::uint32_t headroom_pct = 5;            ///< of a device's total, never granted (not on CPU or simulated devices' first MiB)
-  bool aging = true;                         ///< off = strict priority inside a class
+  Policy policy{};                           ///< until PolicyLoaded brings another
   std::uint64_t final_bytes_max = 512ULL << 20U;  ///< records, payloads and results of final jobs kept
   std::uint64_t queued_bytes_max = 4ULL << 30U;   ///< payloads of unfinished jobs; beyond it submits get QUEUE_FULL
   bool restarted = true;                     ///< start with restart_grace (false only for a brand-new namespace)
@@ -44,9 +45,11 @@ struct DeviceView {
   Mib headroom{}, foreign{}, granted{}, free{};
   std::vector<std::string> holders;  ///< "job <id> 2048 MiB", "model yolo@ab12 1024 MiB"
   std::vector<std::string> warm;     ///< NAME@VERSION
+  std::string state;                 ///< "ok" | "hot (84 C)" | "draining" | "unhealthy" | "held for job <id>"
+  std::vector<std::string> reserved; ///< "inference 6.0 GiB, 2.1 GiB of it in use"
 };
 struct WorkerView {
-  std::string name, host, version, state;  ///< state: "live" | "silent" | "disconnected" | "lost"
+  std::string name, host, version, state;  ///< state: "live" | "draining" | "silent" | "disconnected" | "lost"
   Duration since_beat{};
   std::vector<std::string> labels;
   std::vector<KindIndex> kinds;
@@ -56,6 +59,7 @@ struct WorkerView {
 struct Totals {
   std::uint64_t by_class_and_state[kJobClasses][kJobStates]{};
   std::uint64_t submitted{}, succeeded{}, failed{}, lost{}, stale{}, assigned{};  ///< since this core was made
+  std::uint64_t preempted{}, evicted_models{}, plans_made{}, plans_expired{}, killed_at_deadline{};  ///< likewise
   std::uint64_t queued_bytes{}, final_bytes{};
 };
 struct ListFilter {
@@ -90,6 +94,14 @@ class Core {
   [[nodiscard]] std::vector<WorkerView> workers(const Moment& now) const;
   [[nodiscard]] std::vector<ModelRecord> models() const;
   [[nodiscard]] Totals totals() const;
+  [[nodiscard]] const Policy& policy() const;
+  [[nodiscard]] std::vector<OperatorSetting> settings() const;
+  /// Why this job does not run, and what would make it.
+  [[nodiscard]] std::optional<Explanation> explain(JobId id, const Moment& now) const;
+  /// Where such a job would start, or why not, without submitting it. An error: submit would refuse it.
+  [[nodiscard]] Result<Explanation> plan(const JobFixed& job, const Moment& now) const;
+  /// What another policy would change right now.
+  [[nodiscard]] PolicyPlan plan(const Policy& policy, const Moment& now) const;
   /// Is this grant the one whose words count? (progress and logs are checked with it by the shell)
   [[nodiscard]] bool current(const Grant& grant) const;
   /// Every invariant, in full: one state set per job, ledgers = sum of holders, credits conserved. Aborts through check().
@@ -101,6 +113,7 @@ class Core {
   struct State;
   struct Place;
   struct HardConstraint;
+  struct Without;
   static const std::array<HardConstraint, 12> kHardConstraints;
   std::unique_ptr<State> state_;
 };

@@ -39,6 +39,14 @@ enum class CancelResult : std::uint8_t { cancelled, asked, already_final, unknow
 struct CancelAnswer { PeerId peer; std::uint64_t request{}; std::vector<CancelResult> items; bool operator==(const CancelAnswer&) const = default; };
 struct RetryAnswer { PeerId peer; std::uint64_t request{}; SubmitOutcome item; bool operator==(const RetryAnswer&) const = default; };
 struct ModelAnswer { PeerId peer; std::uint64_t request{}; bool ok{}; Error error; ModelRecord record; std::vector<BlobDigest> dropped; bool operator==(const ModelAnswer&) const = default; };
+/// To JobCommand, UpdateReceived, FleetCommand: one item per job, or one.
+struct CommandOutcome {
+  bool ok{};
+  Error error;             ///< when !ok
+  std::string text;        ///< what was done, for people: "asked to leave w1 GPU-7 by 12:00:30"
+  bool operator==(const CommandOutcome&) const = default;
+};
+struct CommandAnswer { PeerId peer; std::uint64_t request{}; std::vector<CommandOutcome> items; bool operator==(const CommandAnswer&) const = default; };
 
 // ---- to workers. `number` counts ASSIGN, PREEMPT and CANCEL per connection from 1.
 
@@ -60,17 +68,20 @@ struct Assign {
 };
 struct Preempt { PeerId peer; std::uint64_t number{}; Grant grant; std::string reason; Duration deadline{}; bool operator==(const Preempt&) const = default; };
 struct Cancel { PeerId peer; std::uint64_t number{}; Grant grant; std::string reason; bool operator==(const Cancel&) const = default; };
+/// An idle model is to leave its device; done when the worker closes its warm lane. Repeated in BeatAnswer until then; refused by
+/// simply going on (it is in use by now): the broker gives up by itself.
+struct EvictModel { PeerId peer; std::string device; std::string model; bool operator==(const EvictModel&) const = default; };
 enum class EndVerdict : std::uint8_t { accepted, stale, gone };
 /// The worker forgets an end once it has a verdict. The same grant again gets the same verdict again.
 struct EndsAnswer { PeerId peer; std::uint64_t request{}; std::vector<Grant> grants; std::vector<EndVerdict> verdicts; bool operator==(const EndsAnswer&) const = default; };
 /// Answer to HELLO: what the worker holds but must stop (unknown here or granted elsewhere since). `numbered`: the last number given
 /// on this connection so far; not 0 when HELLO is said again on a connection, or the worker would wait for what it was told before.
 struct WorkerWelcome { PeerId peer; std::vector<Grant> revoke; std::uint64_t numbered{}; bool operator==(const WorkerWelcome&) const = default; };
-struct BeatAnswer { PeerId peer; std::vector<Grant> revoke; std::vector<Cancel> cancels; std::vector<Preempt> preempts; bool operator==(const BeatAnswer&) const = default; };  ///< SendNow; intents repeated
+struct BeatAnswer { PeerId peer; std::vector<Grant> revoke; std::vector<Cancel> cancels; std::vector<Preempt> preempts; std::vector<EvictModel> evictions; bool operator==(const BeatAnswer&) const = default; };  ///< SendNow; intents repeated
 struct WorkerRejected { PeerId peer; Error error; bool operator==(const WorkerRejected&) const = default; };  ///< HELLO refused, or replaced by a newer connection of that name
 
 using Message = std::variant<SubmitAnswer, JobNotice, WatchAnswer, CancelAnswer, RetryAnswer, ModelAnswer, Assign, Preempt, Cancel,
-                             EndsAnswer, WorkerWelcome, BeatAnswer, WorkerRejected>;
+                             EndsAnswer, WorkerWelcome, BeatAnswer, WorkerRejected, CommandAnswer, EvictModel>;
 
 struct Commit { Mutation mutation; bool operator==(const Commit&) const = default; };
 struct Send { Message message; bool operator==(const Send&) const = default; };

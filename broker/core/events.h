@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "broker/core/policy.h"
 #include "broker/core/record.h"
 #include "common/vocabulary/limits.h"
 
@@ -34,6 +36,28 @@ struct RetryReceived { PeerId peer; std::uint64_t request{}; std::string owner; 
 struct FetchedReceived { PeerId peer; std::vector<JobId> jobs; };                              ///< not answered
 struct ModelPushed { PeerId peer; std::uint64_t request{}; ModelRecord record; };             ///< becomes the promoted version
 struct ModelRemoveReceived { PeerId peer; std::uint64_t request{}; std::string name; std::string version; };  ///< version empty = all
+/// `preempt`: a running job is asked to leave. `hold`: a job that has not started does not start; a running one goes on, and is held
+/// should it come back. `release`: the opposite. Answered with one CommandAnswer, an item per job.
+enum class JobVerb : std::uint8_t { preempt, hold, release };
+struct JobCommand { PeerId peer; std::uint64_t request{}; JobVerb verb{}; std::string by, reason; Duration deadline{}; std::vector<JobId> jobs; };
+/// What `gpuq update` may change. What concerns the place of a start (class, budget, where, on_preempt) only while the job is not
+/// granted: else REFUSED. The rest is true from the next start on.
+struct JobUpdate {
+  std::optional<std::uint8_t> priority;
+  std::optional<WallTime> deadline, not_before;
+  std::optional<Duration> timeout;
+  std::optional<std::uint32_t> retries;
+  std::optional<JobClass> job_class;
+  std::optional<std::pair<Mib, Mib>> budget;
+  std::optional<OnPreempt> on_preempt;
+  std::optional<std::vector<std::string>> where;
+};
+struct UpdateReceived { PeerId peer; std::uint64_t request{}; std::string by; JobId job; JobUpdate update; };
+/// `target`: a worker's name, a device's UUID or "worker/index" or "host/index", a class. `deadline`: of a drain, from now; 0 = none.
+enum class FleetVerb : std::uint8_t { drain, undrain, pause_class, resume_class };
+struct FleetCommand { PeerId peer; std::uint64_t request{}; FleetVerb verb{}; std::string target, by, reason; Duration deadline{}; };
+/// The policy to follow from now on, whole and already checked. At the start, at a reload, and before its windows run out.
+struct PolicyLoaded { Policy policy; };
 struct ClientGone { PeerId peer; };                                                           ///< forget its watches
 
 // ---- from workers
@@ -107,7 +131,7 @@ struct LinksGone { std::vector<PeerId> peers; };
 struct BatchCut { std::uint64_t batch{}; };
 /// Timers of its offers and leases start now. Without a BatchCut of that number before it, all steps so far are meant.
 struct BatchCommitted { std::uint64_t batch{}; };
-/// A grant is asked to leave (by a person or a policy). Not answered; a job that is not running is left alone.
+/// A grant is asked to leave. Not answered; a job that is not running is left alone. (People use JobCommand.)
 struct PreemptAsked { JobId job; std::string reason; Duration deadline{kTiming.yield_deadline}; };
 struct PayloadMissing { JobId job; };                           ///< body not in the store: the job fails PAYLOAD_LOST
 struct StoreDown {};
@@ -117,6 +141,7 @@ struct TimerFired {};                                           ///< next_wakeup
 using Event = std::variant<SubmitReceived, WatchReceived, CancelReceived, RetryReceived, FetchedReceived, ModelPushed,
                            ModelRemoveReceived, ClientGone, WorkerHello, WorkerPulled, WorkerBeat, AttemptsStarted,
                            AttemptRefused, AttemptsEnded, CheckpointSaved, MemoryReleased, WorkerGoodbye, LinksGone,
-                           BatchCommitted, PayloadMissing, StoreDown, StoreUp, TimerFired, BatchCut, PreemptAsked>;
+                           BatchCommitted, PayloadMissing, StoreDown, StoreUp, TimerFired, BatchCut, PreemptAsked,
+                           JobCommand, UpdateReceived, FleetCommand, PolicyLoaded>;
 
 }  // namespace gq::core

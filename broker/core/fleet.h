@@ -26,16 +26,20 @@ struct Lane {
   Index ring_at{kNone};            ///< slots, warm: where it stands in its ring
   std::int64_t listed_free{-1};    ///< start: under which free size it is listed; -1 = not listed
   bool touched{};                  ///< in this step's list of places with more room
+  bool evicting{};                 ///< warm: asked to leave; no starts
+  Instant idle_since{};            ///< warm: on the lease clock, when its last attempt ended
   [[nodiscard]] bool has_credit() const { return limit > used; }
 };
 
 struct Charge {
-  enum class Kind : std::uint8_t { job, model, ghost } kind{Kind::job};
+  enum class Kind : std::uint8_t { job, model, ghost, held } kind{Kind::job};   ///< held: room kept for a plan's shape
   Index worker{kNone};
   Mib size;
   Index hold{kNone};               ///< job: whose; model: who loads it, while it loads
   Index version{kNone};            ///< model
   Index lane{kNone};               ///< model: its warm lane once that is open
+  JobClass job_class{};            ///< job, ghost: of the job; model: of who loaded it
+  Index plan{kNone};               ///< held: whose
   bool lingers{};                  ///< model: loaded, but no lane yet; gone at the worker's next beat
   Grant grant;                     ///< ghost
 };
@@ -54,6 +58,9 @@ struct Device {
   Mib capacity{};                  ///< total - driver - headroom
   Mib foreign{};
   bool healthy{};
+  bool hot{};                      ///< from hold_at_c until resume_at_c
+  bool draining{};
+  Index plan{kNone};               ///< at most one plan keeps room here
   Index model_holds{};             ///< attempts of model jobs running here
   Index suspects{};                ///< how many of them are suspects
   Index awaits{kNone};             ///< shape of a suspect this device is kept free for
@@ -75,6 +82,7 @@ struct Worker {
   bool silent{};
   bool lost{};
   bool watched{};                  ///< its one timer is armed
+  bool draining{};                 ///< an operator drains it
   Index group{kNone};
   std::uint64_t instance{};
   std::string host;
@@ -116,6 +124,7 @@ struct Hold {
   std::uint64_t preempt_number{};
   std::uint64_t intent_batch{};    ///< batch that stores the newest intent; repeated only once it is durable
   std::string preempt_reason;
+  Index plan{kNone};               ///< the plan that it leaves for
   Duration preempt_deadline{};
   std::uint64_t seen{};            ///< last reconciliation that listed it
 };

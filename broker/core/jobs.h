@@ -45,6 +45,7 @@ struct Job {
   std::uint32_t retries{};
   std::uint32_t body_bytes{};
   std::uint32_t result_bytes{};
+  std::uint16_t evictions{};
   std::uint32_t changed{};        ///< low bits of the batch of its last mutation
   JobState state{JobState::blocked};
   std::uint8_t priority{};
@@ -53,6 +54,7 @@ struct Job {
   bool fetched : 1 {};
   bool queued : 1 {};             ///< an entry stands in its shape's line (it may be stale)
   bool result_expired : 1 {};
+  bool held : 1 {};               ///< ready, but in no line: an operator holds it
 };
 
 struct Extra {
@@ -66,6 +68,8 @@ struct Extra {
   std::vector<Index> more_devices;   ///< text, behind Job::device
   Checkpoint checkpoint;
   std::string error_text;
+  std::string leave_reason;
+  JobId leave_for;
   std::vector<BlobDigest> result_blobs;
   std::vector<Index> more_watchers;
   std::vector<Entry> children;       ///< jobs that come after this one and still wait

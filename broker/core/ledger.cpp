@@ -18,7 +18,7 @@ void Core::State::measure(Index index) {
     const DeviceReport& r = d.reporters.back().report;
     Mib ours;
     for (const Reporter& one : d.reporters) ours += one.report.used_by_us;
-    const std::int64_t headroom = r.kind == DeviceKind::cpu ? 0 : r.total.value * config.headroom_pct / 100;
+    const std::int64_t headroom = r.kind == DeviceKind::cpu ? 0 : r.total.value * config.policy.headroom_pct / 100;
     d.capacity = {std::max<std::int64_t>(0, r.total.value - r.driver.value - headroom)};
     d.foreign = {std::max<std::int64_t>(0, r.used.value - r.driver.value - ours.value)};
     d.healthy = r.healthy;

@@ -153,7 +153,9 @@ JobDynamic Core::State::dynamic_of(Index slot) const {
   d.worker = texts[job.worker];
   if (job.device != 0) d.devices.push_back(texts[job.device]);
   d.granted = {job.granted_mib};
+  d.evictions = job.evictions;
   d.cancel_asked = job.cancel_asked;
+  d.held = job.held;
   d.due = {job.due_ms};
   d.started = {job.started_ms};
   d.ended = {job.ended_ms};
@@ -165,6 +167,8 @@ JobDynamic Core::State::dynamic_of(Index slot) const {
     for (const Index text : x->more_devices) d.devices.push_back(texts[text]);
     d.checkpoint = x->checkpoint;
     d.error_text = x->error_text;
+    d.leave_reason = x->leave_reason;
+    d.leave_for = x->leave_for;
     d.result_blobs = x->result_blobs;
   }
   return d;

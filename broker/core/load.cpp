@@ -40,7 +40,9 @@ void Core::State::load(const Image& image) {
     job.device = d.devices.empty() ? 0 : texts.intern(d.devices.front());
     for (std::size_t i = 1; i < d.devices.size(); ++i) extra_of(job).more_devices.push_back(texts.intern(d.devices[i]));
     job.granted_mib = d.granted.value;
+    job.evictions = static_cast<std::uint16_t>(std::min<std::uint32_t>(d.evictions, UINT16_MAX));
     job.cancel_asked = d.cancel_asked;
+    job.held = d.held;
     job.due_ms = d.due.ms;
     job.started_ms = d.started.ms;
     job.ended_ms = d.ended.ms;
@@ -51,6 +53,10 @@ void Core::State::load(const Image& image) {
     job.result_expired = d.error == Errc::result_expired;
     if (!(d.checkpoint == Checkpoint{})) extra_of(job).checkpoint = d.checkpoint;
     if (!d.error_text.empty()) extra_of(job).error_text = d.error_text;
+    if (!d.leave_reason.empty()) {
+      extra_of(job).leave_reason = d.leave_reason;
+      extra_of(job).leave_for = d.leave_for;
+    }
     if (!d.result_blobs.empty()) extra_of(job).result_blobs = d.result_blobs;
 
     totals.by_class_and_state[static_cast<std::size_t>(f.needs.job_class)][static_cast<std::size_t>(d.state)]++;

@@ -98,10 +98,10 @@ bool Core::State::fits_group(Index index, Index group) {
   return known == 2;
 }
 
-std::size_t Core::State::first_refusal(Index shape, Index lane) const {
+std::size_t Core::State::first_refusal(Index shape, Index lane, const Without* without) const {
   const Lane& l = lanes[lane];
   const Place place{*this, shape, shapes[shape], lane, l, workers[l.worker], l.device == kNone ? nullptr : &devices[l.device],
-                    resolved(shapes[shape])};
+                    resolved(shapes[shape]), without};
   for (std::size_t i = 0; i < kHardConstraints.size(); ++i)
     if (!kHardConstraints[i].holds(place)) return i;
   return kHardConstraints.size();

@@ -11,6 +11,13 @@
 
 namespace gq::core {
 
+/// "As if these had left": what a preemption plan asks, of one device. The same constraints then speak of the place without them.
+struct Core::Without {
+  std::vector<Index> holds;    ///< attempts
+  std::vector<Index> lanes;    ///< warm lanes: their models are evicted
+  Mib freed;                   ///< what both together give back on this device
+};
+
 struct Core::Place {
   const State& state;
   Index shape_index;
@@ -20,6 +27,7 @@ struct Core::Place {
   const Worker& worker;
   const Device* device;  ///< null for slots
   Index version;         ///< resolved model, kNone when the kind uses none or it is not registered
+  const Without* without;  ///< null: as it is
 };
 
 struct Core::HardConstraint {

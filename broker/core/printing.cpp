@@ -20,7 +20,9 @@ std::ostream& operator<<(std::ostream& out, const JobDynamic& d) {
   if (!d.worker.empty()) out << " worker=" << d.worker;
   for (const std::string& device : d.devices) out << " device=" << device;
   if (d.granted.value != 0) out << " granted=" << d.granted.value;
+  if (d.evictions != 0) out << " evictions=" << d.evictions;
   if (d.cancel_asked) out << " cancel_asked";
+  if (d.held) out << " held";
   if (d.due.ms != 0) out << " due=" << d.due.ms;
   if (d.started.ms != 0) out << " started=" << d.started.ms;
   if (d.ended.ms != 0) out << " ended=" << d.ended.ms;
@@ -30,6 +32,8 @@ std::ostream& operator<<(std::ostream& out, const JobDynamic& d) {
   if (d.result_bytes != 0) out << " result_bytes=" << d.result_bytes;
   if (!d.result_blobs.empty()) out << " result_blobs=" << d.result_blobs.size();
   if (d.fetched) out << " fetched";
+  if (!d.leave_reason.empty()) out << " left: '" << d.leave_reason << '\'';
+  if (!d.leave_for.empty()) out << " for " << d.leave_for;
   return out;
 }
 
@@ -66,6 +70,15 @@ void print(std::ostream& out, const UniqueTaken& m) { out << "take key '" << m.k
 void print(std::ostream& out, const UniqueReleased& m) { out << "release key '" << m.key << '\''; }
 void print(std::ostream& out, const ModelStored& m) { out << "store model " << m.record.name << '@' << m.record.version << (m.record.promoted ? " promoted" : ""); }
 void print(std::ostream& out, const ModelRemoved& m) { out << "remove model " << m.name << '@' << m.version; }
+void print(std::ostream& out, const JobRevised& m) {
+  out << "revise " << m.fixed.id << ' ' << kKinds[m.fixed.needs.kind].name << ' ' << gq::to_string(m.fixed.needs.job_class) << " priority=" << int{m.fixed.priority};
+}
+std::string_view to_string(OperatorSetting::Kind kind) {
+  constexpr std::string_view words[] = {"drain worker", "drain device", "pause class"};
+  return words[static_cast<std::size_t>(kind)];
+}
+void print(std::ostream& out, const SettingStored& m) { out << "store setting: " << to_string(m.setting.kind) << ' ' << m.setting.target; }
+void print(std::ostream& out, const SettingDropped& m) { out << "drop setting: " << to_string(m.kind) << ' ' << m.target; }
 
 void print(std::ostream& out, const SubmitAnswer& m) {
   out << "submit answer " << m.request << " to " << m.peer << ':';
@@ -115,7 +128,16 @@ void print(std::ostream& out, const BeatAnswer& m) {
   print_revoked(out, m.revoke);
   for (const Cancel& c : m.cancels) out << " [", print(out, c), out << ']';
   for (const Preempt& p : m.preempts) out << " [", print(out, p), out << ']';
+  for (const EvictModel& e : m.evictions) out << " [evict " << e.model << " from " << e.device << ']';
 }
+void print(std::ostream& out, const CommandAnswer& m) {
+  out << "command answer " << m.request << " to " << m.peer << ':';
+  for (const CommandOutcome& item : m.items) {
+    if (item.ok) out << " ok \"" << item.text << "\";";
+    else out << " refused " << item.error << ';';
+  }
+}
+void print(std::ostream& out, const EvictModel& m) { out << "evict " << m.model << " from " << m.device << ", to " << m.peer; }
 void print(std::ostream& out, const WorkerRejected& m) { out << "reject " << m.peer << ": " << m.error; }
 
 }  // namespace

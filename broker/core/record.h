@@ -55,11 +55,13 @@ struct JobDynamic {
   std::uint32_t failures{};
   std::uint32_t losses{};     ///< all losses
   std::uint32_t own_losses{}; ///< crashes of an executor it had STARTED on; kLimits.own_losses_max quarantines
-  std::uint32_t preemptions{};
+  std::uint32_t preemptions{};   ///< all yields, whoever asked
+  std::uint32_t evictions{};     ///< of these: for work of a higher class; kept apart because they protect
   std::string worker;         ///< name of the newest grant's worker
   std::vector<std::string> devices;  ///< UUIDs of the newest grant
   Mib granted{};
   bool cancel_asked{};
+  bool held{};                ///< `gpuq hold`: ready, and not to be started until released
   WallTime due{};             ///< waiting: when it comes due
   WallTime started{};         ///< newest attempt
   WallTime ended{};           ///< terminal; else, when not 0, the newest attempt's end was accepted then
@@ -70,6 +72,8 @@ struct JobDynamic {
   std::uint32_t result_bytes{};
   std::vector<BlobDigest> result_blobs;
   bool fetched{};
+  std::string leave_reason;   ///< who or what made it leave its device last, at most 200 bytes; empty = never
+  JobId leave_for;            ///< the job it left for; empty = nobody's
   bool operator==(const JobDynamic&) const = default;
 };
 
@@ -94,12 +98,24 @@ struct ModelRecord {
   bool operator==(const ModelRecord&) const = default;
 };
 
+/// What an operator has switched and must survive a restart. One of each kind and target; gone when switched back.
+struct OperatorSetting {
+  enum class Kind : std::uint8_t { drain_worker, drain_device, pause_class } kind{};
+  std::string target;         ///< worker name, device UUID, class name
+  WallTime deadline{};        ///< drains: who still runs then is asked to leave; ms 0 = none
+  std::string reason;
+  std::string by;             ///< name of the key
+  WallTime at{};
+  bool operator==(const OperatorSetting&) const = default;
+};
+
 /// What the store hands back at start: enough to rebuild the core.
 struct Image {
   std::vector<JobRecord> jobs;    ///< any order
   std::vector<ModelRecord> models;
   struct Tombstone { JobId id; Digest128 digest; WallTime ended; };
   std::vector<Tombstone> tombstones;
+  std::vector<OperatorSetting> settings;
 };
 
 // ---- Mutations: what a step makes durable. Applied in order; a store may fold those of one job in one batch.
@@ -115,8 +131,11 @@ struct UniqueTaken { std::string key; JobId id; bool operator==(const UniqueTake
 struct UniqueReleased { std::string key; bool operator==(const UniqueReleased&) const = default; };
 struct ModelStored { ModelRecord record; bool operator==(const ModelStored&) const = default; };
 struct ModelRemoved { std::string name; std::string version; bool operator==(const ModelRemoved&) const = default; };
+struct JobRevised { JobFixed fixed; bool operator==(const JobRevised&) const = default; };                ///< `gpuq update`: id, seq, submitted, digest and body stay
+struct SettingStored { OperatorSetting setting; bool operator==(const SettingStored&) const = default; };
+struct SettingDropped { OperatorSetting::Kind kind{}; std::string target; bool operator==(const SettingDropped&) const = default; };
 
 using Mutation = std::variant<JobCreated, JobChanged, PayloadRead, ResultStored, ResultDropped, JobForgotten, TombstoneDropped,
-                              UniqueTaken, UniqueReleased, ModelStored, ModelRemoved>;
+                              UniqueTaken, UniqueReleased, ModelStored, ModelRemoved, JobRevised, SettingStored, SettingDropped>;
 
 }  // namespace gq::core

@@ -36,8 +36,8 @@ void Core::State::release_shape(Index index) {
 }
 
 std::int64_t Core::State::order_of(const Job& job) const {
-  if (!config.aging) return -static_cast<std::int64_t>(job.priority);
-  return job.submitted_ms - job.priority * std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.aging_step).count();
+  if (!config.policy.aging) return -static_cast<std::int64_t>(job.priority);
+  return job.submitted_ms - job.priority * std::chrono::duration_cast<std::chrono::milliseconds>(config.policy.aging_step).count();
 }
 
 void Core::State::enqueue(Index slot) {

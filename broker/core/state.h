@@ -27,8 +27,11 @@ enum class TimerKind : std::uint8_t {
   attempt,      ///< a job's timeout, five seconds after the worker should have enforced it
   back_off,     ///< a failed job may try again
   place,        ///< shape x place may be tried again
+  plan,         ///< a plan's time is up, or a shape may plan again
+  drain,        ///< a drain's deadline
   not_before,   ///< wall clock from here on
   deadline,
+  window,       ///< some window opens or closes, or is about to
 };
 struct Timer {
   std::int64_t at{};   ///< microseconds of the lease clock, or milliseconds of the wall clock
@@ -150,6 +153,9 @@ struct Core::State {
   std::deque<Offer> uncommitted;
   std::deque<Offer> offers;        ///< committed, not known to be answered
 
+  // ---- operators
+  std::map<std::pair<OperatorSetting::Kind, std::string>, OperatorSetting> settings;
+
   // ---- core.cpp: the step and its clocks
   [[nodiscard]] Instant lease_now() const { return now.steady - lease_shift; }
   void advance(const Moment& moment);
@@ -190,7 +196,6 @@ struct Core::State {
   void on_retry(RetryReceived& e);
   void on_cancel(CancelReceived& e);
   CancelResult cancel_one(Index slot);
-  void on_preempt_asked(PreemptAsked& e);
 
   // ---- watchers.cpp
   void on_watch(WatchReceived& e);
@@ -266,7 +271,7 @@ struct Core::State {
   bool pick_gang(Index shape, Pick& pick);
   bool gang_at(Index shape, Index worker, Pick& pick) const;
   bool take(Index shape, Index lane, Pick& pick) const;
-  [[nodiscard]] std::size_t first_refusal(Index shape, Index lane) const;  ///< index into kHardConstraints; its size = none
+  [[nodiscard]] std::size_t first_refusal(Index shape, Index lane, const Without* without = nullptr) const;  ///< index into kHardConstraints; its size = none
   void await_device(Index shape);
   void stop_awaiting(Index shape);
 
@@ -275,6 +280,21 @@ struct Core::State {
   void schedule_domain(bool uses_device);
   void dispatch(Index shape, const Pick& pick);
   Nonce next_nonce();
+
+  // ---- rules.cpp: the policy, resolved for this fleet
+  void on_policy_loaded(PolicyLoaded& e);
+  void on_window_timer();
+
+  // ---- preempt.cpp: who leaves for whom
+  void on_preempt_asked(PreemptAsked& e);
+  bool ask_to_leave(Index slot, std::string reason, Duration deadline, JobId leaves_for);
+  void on_plan_timer(Index plan, std::uint64_t stamp);
+
+  // ---- commands.cpp: what people switch by hand
+  void on_job_command(JobCommand& e);
+  void on_update(UpdateReceived& e);
+  void on_fleet_command(FleetCommand& e);
+  void on_drain_timer(Index setting, std::uint64_t stamp);
 
   // ---- attempts.cpp
   void on_started(const AttemptsStarted& e);

@@ -247,18 +247,4 @@ CancelResult Core::State::cancel_one(Index slot) {
   return CancelResult::asked;
 }
 
-void Core::State::on_preempt_asked(PreemptAsked& e) {
-  const Index slot = jobs.find(e.job);
-  if (slot == kNone || jobs[slot].state != JobState::running) return;
-  move_job(slot, Verb::preempt);
-  Hold& hold = holds[jobs[slot].hold];
-  hold.intent_batch = gathering;
-  hold.preempt_reason = std::move(e.reason);
-  hold.preempt_deadline = e.deadline;
-  Worker& worker = workers[hold.worker];
-  if (!worker.connected || worker_at(worker.peer) != hold.worker) return;
-  hold.preempt_number = ++worker.last_number;
-  send(Preempt{worker.peer, hold.preempt_number, grant_of(slot), hold.preempt_reason, hold.preempt_deadline});
-}
-
 }  // namespace gq::core

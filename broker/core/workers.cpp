@@ -109,7 +109,7 @@ void Core::State::on_beat(WorkerBeat& e) {
     measure(it->second);
   }
 
-  BeatAnswer answer{e.peer, {}, {}, {}};
+  BeatAnswer answer{e.peer, {}, {}, {}, {}};
   reconcile(index, e.running, worker.processed, answer.revoke);
   if (worker.lingering != 0 || worker.ghosts != 0) {
     std::vector<Index> gone;

@@ -92,6 +92,8 @@ void Broker::State::dispatch_message(core::Message& message, SharedBytes& bytes,
                                            .numbered = m.numbered});
           },
           [&](core::BeatAnswer& m) { say(*peer, to_wire(m, peer->beat_sent_us, term())); },
+          [&](core::CommandAnswer&) {},
+          [&](core::EvictModel&) {},
           [&](core::WorkerRejected& m) {
             log::warn("worker_rejected", {{"worker", peer->name}, {"peer", peer->address}, {"why", m.error.what}});
             peer->greeted = false;

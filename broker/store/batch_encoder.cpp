@@ -75,6 +75,9 @@ class Fold {
                    [&](const core::UniqueReleased& m) { set_unique(m.key, std::nullopt); },
                    [&](const core::ModelStored& m) { model(m.record.name + "@" + m.record.version, &m.record); },
                    [&](const core::ModelRemoved& m) { model(m.name + "@" + m.version, nullptr); },
+                   [&](const core::JobRevised&) { check(false, "the store does not keep revised jobs yet"); },
+                   [&](const core::SettingStored&) { check(false, "the store does not keep settings yet"); },
+                   [&](const core::SettingDropped&) { check(false, "the store does not keep settings yet"); },
                },
                item.mutation);
   }

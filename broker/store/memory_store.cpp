@@ -38,6 +38,12 @@ void MemoryDisk::apply(const BatchItem& item) {
                  [&](const core::UniqueReleased& m) { unique.erase(m.key); },
                  [&](const core::ModelStored& m) { models[{m.record.name, m.record.version}] = m.record; },
                  [&](const core::ModelRemoved& m) { models.erase({m.name, m.version}); },
+                 [&](const core::JobRevised& m) {
+                   const auto it = jobs.find(m.fixed.id);
+                   if (it != jobs.end()) it->second.record.fixed = m.fixed;
+                 },
+                 [&](const core::SettingStored& m) { settings[{m.setting.kind, m.setting.target}] = m.setting; },
+                 [&](const core::SettingDropped& m) { settings.erase({m.kind, m.target}); },
              },
              item.mutation);
 }
@@ -47,6 +53,7 @@ core::Image MemoryDisk::image() const {
   for (const auto& [id, job] : jobs) image.jobs.push_back(job.record);
   for (const auto& [name, model] : models) image.models.push_back(model);
   for (const auto& [id, tombstone] : tombstones) image.tombstones.push_back(tombstone);
+  for (const auto& [key, setting] : settings) image.settings.push_back(setting);
   return image;
 }
 

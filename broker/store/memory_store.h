@@ -26,6 +26,7 @@ struct MemoryDisk {
   std::uint64_t batch{};
   std::map<JobId, Job> jobs;
   std::map<std::pair<std::string, std::string>, core::ModelRecord> models;  ///< by name and version
+  std::map<std::pair<core::OperatorSetting::Kind, std::string>, core::OperatorSetting> settings;  ///< by kind and target
   std::map<JobId, core::Image::Tombstone> tombstones;
   std::map<std::string, JobId> unique;
 

@@ -175,6 +175,19 @@ void StoreFold::on(const core::ModelRemoved& m) {
   std::erase_if(models_, [&](const auto& e) { return e.first.first == m.name && (m.version.empty() || e.first.second == m.version); });
 }
 
+void StoreFold::on(const core::JobRevised& m) {
+  Row* r = here(m.fixed.id, "a revision");
+  if (!r) return;
+  const core::JobFixed& was = r->record.fixed;
+  if (was.seq != m.fixed.seq || was.submitted != m.fixed.submitted || was.digest != m.fixed.digest)
+    violation("unexpected", numbers_.number(m.fixed.id), "a revision changed what must stay: seq, submit time or digest");
+  r->record.fixed = m.fixed;
+}
+void StoreFold::on(const core::SettingStored& m) { settings_[{m.setting.kind, m.setting.target}] = m.setting; }
+void StoreFold::on(const core::SettingDropped& m) {
+  if (settings_.erase({m.kind, m.target}) == 0) violation("unexpected", kNoJob, "dropped a setting that is not there: " + m.target);
+}
+
 core::Image StoreFold::image() const {
   core::Image image;
   for (JobNumber job = 0; job < rows(); ++job) {
@@ -184,6 +197,7 @@ core::Image StoreFold::image() const {
     if (r->presence == Presence::tombstone) image.tombstones.push_back({numbers_.id(job), r->tombstone_digest, r->tombstone_ended});
   }
   for (const auto& [key, record] : models_) image.models.push_back(record);
+  for (const auto& [key, setting] : settings_) image.settings.push_back(setting);
   return image;
 }
 

@@ -65,6 +65,9 @@ class StoreFold {
   void on(const core::UniqueReleased& m);
   void on(core::ModelStored&& m);
   void on(const core::ModelRemoved& m);
+  void on(const core::JobRevised& m);
+  void on(const core::SettingStored& m);
+  void on(const core::SettingDropped& m);
   void violation(const char* rule, JobNumber job, std::string what) { findings_.violation(rule, job, std::move(what)); }
 
   const JobNumbers& numbers_;
@@ -72,6 +75,7 @@ class StoreFold {
   std::vector<std::unique_ptr<std::vector<Row>>> chunks_;
   std::map<std::string, JobId> unique_;
   std::map<std::pair<std::string, std::string>, core::ModelRecord> models_;
+  std::map<std::pair<core::OperatorSetting::Kind, std::string>, core::OperatorSetting> settings_;
   std::uint64_t seq_max_{};
   std::uint64_t here_{};
   std::uint64_t not_final_{};

@@ -21,8 +21,8 @@ class Chaos {
   explicit Chaos(std::uint64_t seed) : random_(seed) {
     CoreConfig c;
     c.restarted = pick(2) == 0;
-    c.headroom_pct = 0;
-    c.aging = pick(4) != 0;
+    c.policy.headroom_pct = 0;
+    c.policy.aging = pick(4) != 0;
     c.final_bytes_max = pick(2) == 0 ? 20'000 : 200'000;
     c.queued_bytes_max = 50'000;
     config_ = c;

@@ -15,7 +15,7 @@ TEST_F(Devices, best_fit_takes_the_tightest_card_that_suffices) {
 }
 
 TEST_F(Devices, foreign_use_headroom_and_the_driver_are_not_ours_to_grant) {
-  config.headroom_pct = 5;
+  config.policy.headroom_pct = 5;
   core = std::make_unique<Core>(config);
   DeviceReport r = gpu("G", {10'000});
   r.driver = {300};

@@ -299,7 +299,7 @@ TEST_F(Leases, a_beat_that_lists_a_foreign_grant_is_told_to_stop_it_once_that_is
   ASSERT_EQ(dynamic(job).worker, "bert");
   forget_effects();
   beat(anna, {old});
-  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {old}, {}, {}}}}));
+  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {old}, {}, {}, {}}}}));
 }
 
 }  // namespace

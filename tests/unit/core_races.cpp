@@ -19,10 +19,10 @@ TEST_F(Races, cancel_against_result_the_result_came_first_and_counts) {
   EXPECT_EQ(effects(), (Effects{changed(job, JobState::running, [](JobDynamic& d) { d.cancel_asked = true; }),
                                 Send{Cancel{anna, 2, g, "asked"}}, Send{CancelAnswer{kClient, 7, {CancelResult::asked}}}}));
   tick(WorkerBeat{anna, 1, {g}, {}});
-  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {}, {}, {}}}})) << "an intent is not repeated before it is durable";
+  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {}, {}, {}, {}}}})) << "an intent is not repeated before it is durable";
   commit_now();
   beat(anna, {g});
-  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {}, {Cancel{anna, 2, g, "asked"}}, {}}}}));
+  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {}, {Cancel{anna, 2, g, "asked"}}, {}, {}}}}));
   EXPECT_EQ(device("G").granted, Mib{4000}) << "charged until it has left";
   ends(anna, job, Outcome::succeeded);
   EXPECT_EQ(state(job), JobState::succeeded);
@@ -103,7 +103,7 @@ class Yielding : public Story {
 TEST_F(Yielding, the_worker_is_told_and_told_again) {
   EXPECT_THAT(effects(), ::testing::Contains(Effect{Send{Preempt{anna, 2, grant(job), "inference needs the card", 30s}}}));
   beat(anna, {grant(job)});
-  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {}, {}, {Preempt{anna, 2, grant(job), "inference needs the card", 30s}}}}}));
+  EXPECT_EQ(effects(), (Effects{SendNow{BeatAnswer{anna, {}, {}, {Preempt{anna, 2, grant(job), "inference needs the card", 30s}}, {}}}}));
 }
 TEST_F(Yielding, memory_released_frees_the_ledger_before_the_checkpoint_is_durable) {
   say(MemoryReleased{anna, grant(job)});

@@ -25,6 +25,7 @@ struct Fold {
   std::map<std::pair<std::string, std::string>, ModelRecord> models;
   std::map<JobId, Image::Tombstone> tombstones;
   std::map<std::string, JobId> uniques;
+  std::map<std::pair<OperatorSetting::Kind, std::string>, OperatorSetting> settings;
 
   void apply(const Mutation& mutation) {
     std::visit(overloaded{[&](const JobCreated& m) { jobs[m.record.fixed.id] = m.record; },
@@ -47,7 +48,13 @@ struct Fold {
                           [&](const ModelRemoved& m) { EXPECT_EQ(models.erase({m.name, m.version}), 1U); },
                           [&](const PayloadRead& m) { EXPECT_TRUE(jobs.contains(m.id)); },
                           [&](const ResultStored& m) { EXPECT_TRUE(jobs.contains(m.id)); },
-                          [&](const ResultDropped& m) { EXPECT_TRUE(jobs.contains(m.id)); }},
+                          [&](const ResultDropped& m) { EXPECT_TRUE(jobs.contains(m.id)); },
+                          [&](const JobRevised& m) {
+                            EXPECT_TRUE(jobs.contains(m.fixed.id));
+                            jobs[m.fixed.id].fixed = m.fixed;
+                          },
+                          [&](const SettingStored& m) { settings[{m.setting.kind, m.setting.target}] = m.setting; },
+                          [&](const SettingDropped& m) { EXPECT_EQ(settings.erase({m.kind, m.target}), 1U); }},
                mutation);
   }
   [[nodiscard]] Image image() const {
@@ -55,6 +62,7 @@ struct Fold {
     for (const auto& [id, record] : jobs) i.jobs.push_back(record);
     for (const auto& [key, record] : models) i.models.push_back(record);
     for (const auto& [id, tombstone] : tombstones) i.tombstones.push_back(tombstone);
+    for (const auto& [key, setting] : settings) i.settings.push_back(setting);
     return i;
   }
 };
@@ -112,7 +120,7 @@ class Story : public ::testing::Test {
   static CoreConfig fresh() {
     CoreConfig c;
     c.restarted = false;
-    c.headroom_pct = 0;
+    c.policy.headroom_pct = 0;
     return c;
   }
 
