@@ -99,9 +99,14 @@ bool Core::State::fits_group(Index index, Index group) {
 }
 
 std::size_t Core::State::first_refusal(Index shape, Index lane, const Without* without) const {
+  return first_refusal(shapes[shape], shape, lane, without);
+}
+
+/// The same for a shape that nobody has submitted: `index` is then kNone.
+std::size_t Core::State::first_refusal(const Shape& shape, Index index, Index lane, const Without* without) const {
   const Lane& l = lanes[lane];
-  const Place place{*this, shape, shapes[shape], lane, l, workers[l.worker], l.device == kNone ? nullptr : &devices[l.device],
-                    resolved(shapes[shape]), without};
+  const Place place{*this, index, shape, lane, l, workers[l.worker], l.device == kNone ? nullptr : &devices[l.device],
+                    resolved(shape), without};
   for (std::size_t i = 0; i < kHardConstraints.size(); ++i)
     if (!kHardConstraints[i].holds(place)) return i;
   return kHardConstraints.size();
@@ -174,12 +179,11 @@ bool Core::State::pick_start(Index shape, Pick& pick) {
 }
 
 /// All devices of a gang on one worker, or none; the tightest that suffice. Credit is taken where the first one lies.
-bool Core::State::gang_at(Index shape, Index worker, Pick& pick) const {
+bool Core::State::gang_at(const Shape& s, Index index, Index worker, Pick& pick) const {
   std::vector<std::pair<std::int64_t, Index>> fitting;
-  const Shape& s = shapes[shape];
   for (const Index lane : workers[worker].lanes) {
     if (lanes[lane].kind != LaneKind::start) continue;
-    const std::size_t refusal = first_refusal(shape, lane);
+    const std::size_t refusal = first_refusal(s, index, lane);
     if (refusal != kHardConstraints.size() && kHardConstraints[refusal].name != "has_credit") continue;
     // A worker may open several start lanes on one device: it is one device all the same.
     const auto same = std::find_if(fitting.begin(), fitting.end(), [&](const auto& f) { return lanes[f.second].device == lanes[lane].device; });

@@ -269,8 +269,10 @@ struct Core::State {
   bool pick_warm(Index shape, Pick& pick);
   bool pick_start(Index shape, Pick& pick);
   bool pick_gang(Index shape, Pick& pick);
-  bool gang_at(Index shape, Index worker, Pick& pick) const;
+  bool gang_at(Index shape, Index worker, Pick& pick) const { return gang_at(shapes[shape], shape, worker, pick); }
+  bool gang_at(const Shape& shape, Index index, Index worker, Pick& pick) const;
   bool take(Index shape, Index lane, Pick& pick) const;
+  [[nodiscard]] std::size_t first_refusal(const Shape& shape, Index index, Index lane, const Without* without = nullptr) const;
   [[nodiscard]] std::size_t first_refusal(Index shape, Index lane, const Without* without = nullptr) const;  ///< index into kHardConstraints; its size = none
   void await_device(Index shape);
   void stop_awaiting(Index shape);
