@@ -114,6 +114,7 @@ class Core {
   struct Place;
   struct HardConstraint;
   struct Without;
+  struct Detail;
   static const std::array<HardConstraint, 12> kHardConstraints;
   std::unique_ptr<State> state_;
 };

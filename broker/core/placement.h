@@ -30,10 +30,18 @@ struct Core::Place {
   const Without* without;  ///< null: as it is
 };
 
+/// A refusal in numbers.
+struct Core::Detail {
+  std::string sentence;
+  Mib lacking{};              ///< > 0: so much memory is missing here
+  std::int64_t until_ms{};    ///< wall clock: when it may say yes at the soonest; 0 = not known
+};
+
 struct Core::HardConstraint {
   std::string_view name;
   std::string_view sentence;  ///< why a job waits when this one says no
   bool (*holds)(const Place&);
+  Detail (*detail)(const Place&) = nullptr;   ///< asked only when it does not hold; null: the sentence says it all
 };
 
 /// How many waiting jobs one more copy of a model is worth when it is loaded or loading somewhere already.
