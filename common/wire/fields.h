@@ -40,7 +40,7 @@ GQ_SHAPE(Model, array, F(name), F(version), F(runtime), F(metadata), F(owner), F
 // ---- hot bodies and their items: arrays
 GQ_SHAPE(SubmitItem, array, F(id), F(digest), F(kind), FMAX(job_class, kClassMax), FMAX(priority, 9), F(payload_bytes), F(watch), F(model),
          F(budget_min_mib), F(budget_max_mib), F(devices), FMAX(on_preempt, kOnPreemptMax), F(exclusive), F(where), F(not_before_ms),
-         F(deadline_ms), F(timeout_us), F(retries), F(unique), F(after), F(blobs), F(label))
+         F(deadline_ms), F(timeout_us), F(retries), F(unique), F(after), F(blobs), F(label), F(strict))
 GQ_SHAPE(Submit, array, FMAX(items, kItemsMax))
 GQ_SHAPE(SubmittedItem, array, F(id), F(ok), F(existing), F(code), F(what), F(next))
 GQ_SHAPE(Submitted, array, FMAX(items, kItemsMax))
@@ -83,12 +83,13 @@ GQ_SHAPE(JobStatus, map, F(id), F(found), F(kind), FMAX(job_class, kClassMax), F
          F(model_version), F(label), F(owner), F(worker), F(device), F(code), F(what), F(reason), F(on_preempt), F(budget_min_mib),
          F(budget_max_mib), F(granted_mib), F(attempt), F(failures), F(losses), F(preemptions), F(retries), F(submitted_ms), F(started_ms),
          F(ended_ms), F(due_ms), F(deadline_ms), F(ahead), F(result_bytes), F(result_blobs), F(retry_of), F(after), F(cancel_asked),
-         F(checkpoint_step), F(checkpoint), F(progress_step), F(progress_total), F(metrics), F(last_lines))
+         F(checkpoint_step), F(checkpoint), F(progress_step), F(progress_total), F(metrics), F(last_lines), F(held), F(evictions),
+         F(leave_reason), F(leave_for))
 GQ_SHAPE(StatusReply, map, F(jobs))
 GQ_SHAPE(ListQuery, map, F(state), F(job_class), F(kind), F(active_only), F(after), F(limit))
 GQ_SHAPE(ListReply, map, F(jobs))
 GQ_SHAPE(WorkersQuery, map)
-GQ_SHAPE(DeviceStatus, map, F(device), F(headroom_mib), F(foreign_mib), F(granted_mib), F(free_mib), F(holders), F(warm))
+GQ_SHAPE(DeviceStatus, map, F(device), F(headroom_mib), F(foreign_mib), F(granted_mib), F(free_mib), F(holders), F(warm), F(state), F(reserved))
 GQ_SHAPE(WorkerStatus, map, F(name), F(host), F(version), F(state), F(since_beat_ms), F(labels), F(kinds), F(running), F(devices))
 GQ_SHAPE(WorkersReply, map, F(workers))
 GQ_SHAPE(LogQuery, map, F(job), F(offset), F(follow))
@@ -103,7 +104,28 @@ GQ_SHAPE(ResultReply, map, F(item))
 GQ_SHAPE(TopQuery, map)
 GQ_SHAPE(TopReply, map, F(broker_version), F(store), F(space), F(term), F(uptime_ms), F(by_class_and_state), F(submitted), F(succeeded),
          F(failed), F(lost), F(stale), F(assigned), F(queued_bytes), F(final_bytes), F(broker_bytes), F(commits), F(commit_p50_ms),
-         F(commit_p99_ms), F(jobs_per_commit_milli))
+         F(commit_p99_ms), F(jobs_per_commit_milli), F(preempted), F(evicted_models), F(plans_made), F(plans_expired), F(killed_at_deadline),
+         F(switches))
+
+GQ_SHAPE(Command, map, F(verb), FMAX(jobs, kItemsMax), F(target), F(reason), F(deadline_ms))
+GQ_SHAPE(CommandItem, map, F(ok), F(text), F(code), F(what), F(next))
+GQ_SHAPE(CommandReply, map, FMAX(items, kItemsMax))
+GQ_SHAPE(UpdateJob, map, F(job), FMAX(priority, 9), F(deadline_ms), F(not_before_ms), F(timeout_ms), F(retries), FMAX(job_class, kClassMax),
+         F(budget_min_mib), F(budget_max_mib), FMAX(on_preempt, kOnPreemptMax), F(where))
+GQ_SHAPE(PlaceVerdict, map, F(worker), F(host), F(device), F(index), F(warm), F(constraint), F(sentence), F(lacking_mib), F(until_ms))
+GQ_SHAPE(RefusalCount, map, F(constraint), F(count))
+GQ_SHAPE(Remedy, map, F(kind), F(text), F(when_ms), F(jobs), F(budget_mib))
+GQ_SHAPE(Explanation, map, F(job), FMAX(state, kStateMax), F(summary), F(would_start), F(ahead), F(never), F(places), F(places_looked_at),
+         F(refusals), F(remedies))
+GQ_SHAPE(ExplainQuery, map, F(job))
+GQ_SHAPE(ExplainReply, map, F(explanation))
+GQ_SHAPE(PlanSubmit, map, F(item))
+GQ_SHAPE(PlanPolicy, map, F(text), F(name))
+GQ_SHAPE(PlanChange, map, F(job), F(text))
+GQ_SHAPE(PlanPolicyReply, map, F(ok), F(code), F(what), F(next), F(warnings), F(stranded), F(would_start), F(would_wait))
+GQ_SHAPE(ConfigQuery, map, F(reload))
+GQ_SHAPE(ConfigSetting, map, F(key), F(value), F(origin), F(where))
+GQ_SHAPE(ConfigReply, map, F(file), F(loaded_ms), F(settings), F(warnings))
 
 GQ_SHAPE(Pull, map, F(opened), F(closed), F(credit))
 GQ_SHAPE(Refused, map, F(grant), F(code), F(what))
@@ -114,7 +136,9 @@ GQ_SHAPE(Log, map, F(grant), F(offset))
 GQ_SHAPE(CheckpointSaved, map, F(grant), F(blob), F(step))
 GQ_SHAPE(MemoryReleased, map, F(grant))
 GQ_SHAPE(WorkerBeat, map, F(sent_us), F(last_number), F(running), F(devices))
-GQ_SHAPE(WorkerBeatReply, map, F(sent_us), F(term), F(revoke), F(cancels), F(preempts))
+GQ_SHAPE(Eviction, map, F(device), F(model))
+GQ_SHAPE(WorkerBeatReply, map, F(sent_us), F(term), F(revoke), F(cancels), F(preempts), F(evictions))
+GQ_SHAPE(EvictModel, map, F(term), F(device), F(model))
 
 GQ_SHAPE(BlobPut, map, F(blob), F(total), F(offset))
 GQ_SHAPE(BlobPutReply, map, F(blob), F(next), F(complete))

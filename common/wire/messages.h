@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -28,9 +29,12 @@ inline constexpr std::uint8_t kOldestReader = 1;
   X(10, Submit) X(11, Submitted) X(12, Watch) X(13, Watched) X(14, Notify) X(15, Fetched) X(16, CancelJobs) X(17, CancelReply) \
   X(18, Retry) X(19, RetryReply) X(20, StatusQuery) X(21, StatusReply) X(22, ListQuery) X(23, ListReply) X(24, WorkersQuery) \
   X(25, WorkersReply) X(26, LogQuery) X(27, LogReply) X(28, ModelPush) X(29, ModelRemove) X(30, ModelReply) X(31, ModelsQuery) \
-  X(32, ModelsReply) X(33, ResultQuery) X(34, ResultReply) X(35, TopQuery) X(36, TopReply) \
+  X(32, ModelsReply) X(33, ResultQuery) X(34, ResultReply) X(35, TopQuery) X(36, TopReply) X(37, Command) X(38, CommandReply) \
+  X(39, UpdateJob) X(40, ExplainQuery) X(41, ExplainReply) X(42, PlanSubmit) X(43, PlanPolicy) X(44, PlanPolicyReply) X(45, ConfigQuery) \
+  X(46, ConfigReply) \
   X(50, Pull) X(51, Assign) X(52, Started) X(53, Refused) X(54, Ended) X(55, Accepted) X(56, PreemptJob) X(57, CancelJob) \
   X(58, Progress) X(59, Log) X(60, CheckpointSaved) X(61, MemoryReleased) X(62, WorkerBeat) X(63, WorkerBeatReply) \
+  X(64, EvictModel) \
   X(80, BlobPut) X(81, BlobPutReply) X(82, BlobGet) X(83, BlobGetReply)
 
 struct Header {
@@ -79,6 +83,7 @@ struct SubmitItem {
   std::string label;
   bool watch{true};
   std::uint32_t payload_bytes{};         ///< of the job body (job_body.h) in frame 1
+  bool strict{};                         ///< refuse it (NO_FIT) when no device known could ever hold it
   bool operator==(const SubmitItem&) const = default;
 };
 struct Submit { std::vector<SubmitItem> items; bool operator==(const Submit&) const = default; };
@@ -103,13 +108,14 @@ struct JobStatus {
   std::int64_t budget_min_mib{}, budget_max_mib{}, granted_mib{}; std::uint32_t attempt{}, failures{}, losses{}, preemptions{}, retries{};
   std::int64_t submitted_ms{}, started_ms{}, ended_ms{}, due_ms{}, deadline_ms{}; std::uint64_t ahead{}; std::uint32_t result_bytes{}; std::vector<BlobDigest> result_blobs; JobId retry_of; std::vector<JobId> after;
   bool cancel_asked{}; std::uint64_t checkpoint_step{}; BlobDigest checkpoint; std::uint64_t progress_step{}, progress_total{}; std::map<std::string, double> metrics; std::string last_lines;
+  bool held{}; std::uint32_t evictions{}; std::string leave_reason; JobId leave_for;
   bool operator==(const JobStatus&) const = default;
 };
 struct StatusReply { std::vector<JobStatus> jobs; bool operator==(const StatusReply&) const = default; };
 struct ListQuery { std::string state, job_class, kind; bool active_only{}; JobId after; std::uint32_t limit{100}; bool operator==(const ListQuery&) const = default; };
 struct ListReply { std::vector<JobStatus> jobs; bool operator==(const ListReply&) const = default; };
 struct WorkersQuery { bool operator==(const WorkersQuery&) const = default; };
-struct DeviceStatus { Device device; std::int64_t headroom_mib{}, foreign_mib{}, granted_mib{}, free_mib{}; std::vector<std::string> holders, warm; bool operator==(const DeviceStatus&) const = default; };
+struct DeviceStatus { Device device; std::int64_t headroom_mib{}, foreign_mib{}, granted_mib{}, free_mib{}; std::vector<std::string> holders, warm; std::string state; std::vector<std::string> reserved; bool operator==(const DeviceStatus&) const = default; };
 struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms{}; std::vector<std::string> labels, kinds; std::uint32_t running{}; std::vector<DeviceStatus> devices; bool operator==(const WorkerStatus&) const = default; };
 struct WorkersReply { std::vector<WorkerStatus> workers; bool operator==(const WorkersReply&) const = default; };
 struct LogQuery { JobId job; std::uint64_t offset{}; bool follow{}; bool operator==(const LogQuery&) const = default; };              ///< follow: replies keep coming on this id until the job is final
@@ -127,8 +133,37 @@ struct TopReply {
   std::string broker_version, store, space; Term term{}; std::int64_t uptime_ms{}; std::uint64_t by_class_and_state[3][10]{};
   std::uint64_t submitted{}, succeeded{}, failed{}, lost{}, stale{}, assigned{}; std::uint64_t queued_bytes{}, final_bytes{}, broker_bytes{};
   std::uint64_t commits{}; double commit_p50_ms{}, commit_p99_ms{}; std::uint64_t jobs_per_commit_milli{};
+  std::uint64_t preempted{}, evicted_models{}, plans_made{}, plans_expired{}, killed_at_deadline{}; std::vector<std::string> switches;
   bool operator==(const TopReply&) const = default;
 };
+
+// What operators order. Verbs: "preempt", "hold", "release" (jobs); "drain", "undrain" (target: worker name, device UUID, "worker/index" or
+// "host/index"); "pause", "resume" (target: class). `deadline_ms` is a span from now, 0 = none (preempt: the class's grace).
+struct Command { std::string verb; std::vector<JobId> jobs; std::string target, reason; std::int64_t deadline_ms{}; bool operator==(const Command&) const = default; };
+struct CommandItem { bool ok{}; std::string text, code, what, next; bool operator==(const CommandItem&) const = default; };
+struct CommandReply { std::vector<CommandItem> items; bool operator==(const CommandReply&) const = default; };   ///< one per job, or one
+struct UpdateJob {                       ///< what is absent stays; answered with CommandReply
+  JobId job; std::optional<std::uint8_t> priority; std::optional<std::int64_t> deadline_ms, not_before_ms, timeout_ms; std::optional<std::uint32_t> retries;
+  std::optional<std::uint8_t> job_class; std::optional<std::int64_t> budget_min_mib, budget_max_mib; std::optional<std::uint8_t> on_preempt; std::optional<std::vector<std::string>> where;
+  bool operator==(const UpdateJob&) const = default;
+};
+struct PlaceVerdict { std::string worker, host, device; std::uint16_t index{}; bool warm{}; std::string constraint, sentence; std::int64_t lacking_mib{}, until_ms{}; bool operator==(const PlaceVerdict&) const = default; };
+struct RefusalCount { std::string constraint; std::uint64_t count{}; bool operator==(const RefusalCount&) const = default; };
+struct Remedy { std::string kind, text; std::int64_t when_ms{}; std::vector<JobId> jobs; std::int64_t budget_mib{}; bool operator==(const Remedy&) const = default; };
+struct Explanation {
+  JobId job; std::uint8_t state{}; std::string summary; bool would_start{}; std::uint64_t ahead{}; bool never{}; std::vector<PlaceVerdict> places; std::uint64_t places_looked_at{};
+  std::vector<RefusalCount> refusals; std::vector<Remedy> remedies;
+  bool operator==(const Explanation&) const = default;
+};
+struct ExplainQuery { JobId job; bool operator==(const ExplainQuery&) const = default; };
+struct ExplainReply { Explanation explanation; bool operator==(const ExplainReply&) const = default; };
+struct PlanSubmit { SubmitItem item; bool operator==(const PlanSubmit&) const = default; };                           ///< no payload; nothing is submitted
+struct PlanPolicy { std::string text, name; bool operator==(const PlanPolicy&) const = default; };                    ///< a policy file and what to call it in messages
+struct PlanChange { JobId job; std::string text; bool operator==(const PlanChange&) const = default; };
+struct PlanPolicyReply { bool ok{}; std::string code, what, next; std::vector<std::string> warnings; std::vector<PlanChange> stranded, would_start, would_wait; bool operator==(const PlanPolicyReply&) const = default; };
+struct ConfigQuery { bool reload{}; bool operator==(const ConfigQuery&) const = default; };                           ///< reload: read the file again first
+struct ConfigSetting { std::string key, value, origin, where; bool operator==(const ConfigSetting&) const = default; };
+struct ConfigReply { std::string file; std::int64_t loaded_ms{}; std::vector<ConfigSetting> settings; std::vector<std::string> warnings; bool operator==(const ConfigReply&) const = default; };
 
 // ---- 50-79 worker. Each message of the broker carries the term; a worker refuses a lower one.
 struct Pull { std::vector<Lane> opened; std::vector<std::uint16_t> closed; std::vector<Credit> credit; bool operator==(const Pull&) const = default; };
@@ -152,8 +187,10 @@ struct Progress { Grant grant; std::uint64_t step{}, total{}; std::map<std::stri
 struct Log { Grant grant; std::uint64_t offset{}; bool operator==(const Log&) const = default; };                               ///< bytes in frame 1
 struct CheckpointSaved { Grant grant; BlobDigest blob; std::uint64_t step{}; bool operator==(const CheckpointSaved&) const = default; };
 struct MemoryReleased { Grant grant; bool operator==(const MemoryReleased&) const = default; };
+struct Eviction { std::string device, model; bool operator==(const Eviction&) const = default; };
 struct WorkerBeat { std::uint64_t sent_us{}; std::uint64_t last_number{}; std::vector<Grant> running; std::vector<Device> devices; bool operator==(const WorkerBeat&) const = default; };
-struct WorkerBeatReply { std::uint64_t sent_us{}; Term term{}; std::vector<Grant> revoke; std::vector<CancelJob> cancels; std::vector<PreemptJob> preempts; bool operator==(const WorkerBeatReply&) const = default; };
+struct WorkerBeatReply { std::uint64_t sent_us{}; Term term{}; std::vector<Grant> revoke; std::vector<CancelJob> cancels; std::vector<PreemptJob> preempts; std::vector<Eviction> evictions; bool operator==(const WorkerBeatReply&) const = default; };
+struct EvictModel { Term term{}; std::string device, model; bool operator==(const EvictModel&) const = default; };  ///< done when the warm lane is closed in a Pull
 
 // ---- 80-99 both. Blobs travel in chunks over the sender's own connection.
 /// First: digest, total and no payload -> BlobPutReply says from which offset to go on (resume), or complete. Then chunks in order.

@@ -2,11 +2,13 @@
 //
 // Form::array: values in the order of the table; trailing defaults are left out, a reader takes missing ones as defaults and
 // steps over extra ones. Form::map: text keys = the field's name; defaults are left out, unknown keys stepped over.
-// So in both forms a field may only ever be appended, and never change its meaning. nil means "the default" everywhere.
+// So in both forms a field may only ever be appended, and never change its meaning. nil means "the default" everywhere. A std::optional
+// field that is there is written even when its value is 0; absent is its default.
 #pragma once
 
 #include <array>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -107,6 +109,8 @@ void write_shaped(Writer& out, const T& value) {
 
 template <class T> inline constexpr bool kIsVector = false;
 template <class T> inline constexpr bool kIsVector<std::vector<T>> = true;
+template <class T> inline constexpr bool kIsOptional = false;
+template <class T> inline constexpr bool kIsOptional<std::optional<T>> = true;
 template <class T> inline constexpr bool kIsMap = false;
 template <class V> inline constexpr bool kIsMap<std::map<std::string, V>> = true;
 
@@ -122,6 +126,8 @@ void write(Writer& out, const T& value) {
   else if constexpr (std::is_array_v<T>) {
     out.array(std::extent_v<T>);
     for (const auto& element : value) write(out, element);
+  } else if constexpr (kIsOptional<T>) {
+    value ? write(out, *value) : out.nil();
   } else if constexpr (kIsVector<T>) {
     out.array(value.size());
     for (const auto& element : value) write(out, element);
@@ -266,6 +272,8 @@ bool read(Source& source, T& value, std::uint64_t max) {
       }
     }
     return true;
+  } else if constexpr (kIsOptional<T>) {
+    return read(source, value.emplace(), max);
   } else if constexpr (kIsMap<T>) {
     std::uint32_t n = 0;
     if (!in.map(n)) return false;

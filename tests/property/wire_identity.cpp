@@ -21,7 +21,9 @@ void arbitrary(T& value, std::uint64_t max) {
     value.lo = *rc::gen::arbitrary<std::uint64_t>();
   } else if constexpr (std::is_same_v<T, BlobDigest>) value.bytes[*rc::gen::inRange<std::size_t>(0, 32)] = *rc::gen::arbitrary<std::uint8_t>();
   else if constexpr (std::is_array_v<T>) for (auto& element : value) arbitrary(element, 0);
-  else if constexpr (kIsVector<T>) {
+  else if constexpr (kIsOptional<T>) {
+    if (*rc::gen::arbitrary<bool>()) arbitrary(value.emplace(), max);
+  } else if constexpr (kIsVector<T>) {
     value.resize(*rc::gen::inRange<std::size_t>(0, 4));
     for (auto& element : value) arbitrary(element, 0);
   } else if constexpr (kIsMap<T>) {

@@ -73,6 +73,28 @@ TYPED_TEST(Golden, defaults_take_no_room_and_come_back) {
   EXPECT_TRUE(std::get<TypeParam>(read->message) == TypeParam{});
 }
 
+TEST(GoldenEarlier, what_was_sent_before_fields_were_appended_is_still_read) {  // NAME-N.hex: the N-th form of that message
+  std::size_t read_back = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(GPUQ_SOURCE_DIR) + "/tests/unit/golden/v1-earlier")) {
+    std::ifstream in(entry.path());
+    const std::string kept = from_hex(std::string(std::istreambuf_iterator<char>(in), {}));
+    const auto read = decode(std::string_view(kept));
+    ASSERT_TRUE(read.has_value()) << entry.path() << ": " << read.error().what;
+    const std::string name = entry.path().stem().string();
+    std::visit(
+        [&](const auto& message) {
+          using T = std::decay_t<decltype(message)>;
+          if constexpr (!std::is_same_v<T, std::monostate>) {
+            EXPECT_EQ(name.substr(0, name.find('-')), TypeNumber<T>::name);
+            EXPECT_GT(encode(message, kRequest, kTrace).size(), kept.size() / 2) << name;  // nothing of what it said is dropped
+          }
+        },
+        read->message);
+    ++read_back;
+  }
+  EXPECT_GE(read_back, 6U);
+}
+
 TEST(GoldenBodies, job_and_result_bodies_are_unchanged_and_are_read_back) {
   const auto job = Sampler().make<JobBody>();
   const std::string job_bytes = golden("JobBody", encode(job));

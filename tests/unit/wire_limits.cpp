@@ -212,6 +212,34 @@ TEST(Decoding, nil_stands_for_the_default) {
   EXPECT_EQ(std::get<Beat>(read->message), Beat{});
 }
 
+TEST(Decoding, what_may_be_absent_is_told_from_a_zero) {
+  UpdateJob update;
+  update.job = {1, 2};
+  update.deadline_ms = 0;
+  update.where = std::vector<std::string>{};
+  const auto read = decode(std::string_view(encode(update)));
+  ASSERT_TRUE(read.has_value()) << read.error().what;
+  const auto& back = std::get<UpdateJob>(read->message);
+  EXPECT_EQ(back, update);
+  EXPECT_EQ(back.deadline_ms.value_or(-1), 0);
+  EXPECT_FALSE(back.not_before_ms.has_value());
+  const auto nil = decode(std::string_view(head(TypeNumber<UpdateJob>::value) + bytes({0x81, 0xA8}) + "priority" + bytes({0xC0})));
+  ASSERT_TRUE(nil.has_value()) << nil.error().what;
+  EXPECT_EQ(std::get<UpdateJob>(nil->message), UpdateJob{});
+}
+
+TEST(Decoding, the_bounds_of_what_may_be_absent_hold_as_well) {
+  UpdateJob update;
+  update.priority = 10;
+  EXPECT_EQ(refused(encode(update)).what, "message UpdateJob, field priority: out of range");
+  update = {};
+  update.on_preempt = 4;
+  EXPECT_EQ(refused(encode(update)).what, "message UpdateJob, field on_preempt: out of range");
+  Command command;
+  command.jobs.resize(257);
+  EXPECT_EQ(refused(encode(command)).what, "message Command, field jobs: more elements than allowed");
+}
+
 TEST(Versions, a_newer_peer_that_we_can_read_is_read_and_one_that_we_cannot_is_told_so) {
   std::string newer = encode(Beat{3}, 9);
   newer[1] = 5;  // v

@@ -99,7 +99,8 @@ std::vector<Row> all_tables() {
 #undef GQ_ROW
 #define GQ_ROW(Struct) rows.push_back({#Struct, 0, table_of<Struct>()});
   GQ_ROW(Header) GQ_ROW(Grant) GQ_ROW(Lane) GQ_ROW(Credit) GQ_ROW(Model) GQ_ROW(Device) GQ_ROW(SubmitItem) GQ_ROW(SubmittedItem) GQ_ROW(NotifyItem)
-  GQ_ROW(AssignItem) GQ_ROW(EndedItem) GQ_ROW(JobStatus) GQ_ROW(DeviceStatus) GQ_ROW(WorkerStatus) GQ_ROW(Part) GQ_ROW(JobBody) GQ_ROW(ResultBody)
+  GQ_ROW(AssignItem) GQ_ROW(EndedItem) GQ_ROW(JobStatus) GQ_ROW(CommandItem) GQ_ROW(PlaceVerdict) GQ_ROW(RefusalCount) GQ_ROW(Remedy)
+  GQ_ROW(Explanation) GQ_ROW(PlanChange) GQ_ROW(ConfigSetting) GQ_ROW(Eviction) GQ_ROW(DeviceStatus) GQ_ROW(WorkerStatus) GQ_ROW(Part) GQ_ROW(JobBody) GQ_ROW(ResultBody)
 #undef GQ_ROW
   return rows;
 }

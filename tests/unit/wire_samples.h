@@ -34,6 +34,8 @@ class Sampler {
       next();
     } else if constexpr (std::is_array_v<T>) {
       for (auto& element : value) fill(element, 0);
+    } else if constexpr (kIsOptional<T>) {
+      fill(value.emplace(), max);
     } else if constexpr (kIsVector<T>) {
       value.resize(2);
       if constexpr (std::is_integral_v<typename T::value_type>) value = {1, 2};
