@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
-#include <sstream>
-#include <toml++/toml.h>
+
+#include "common/config/config_path.h"
+#include "common/config/config_toml.h"
 
 namespace gq {
 
@@ -32,18 +34,6 @@ std::optional<bool> parse_boolean(std::string_view text) {
   return std::nullopt;
 }
 
-std::string_view expected(SettingType type) {
-  switch (type) {
-    case SettingType::text: return "a text";
-    case SettingType::number: return "a whole number";
-    case SettingType::real: return "a number";
-    case SettingType::boolean: return "true or false";
-    case SettingType::duration: return "a duration such as \"250ms\", \"30s\" or \"1h30min\"";
-    case SettingType::memory: return "a size such as \"512MiB\" or \"8GiB\"";
-    case SettingType::list: return "a list of texts";
-  }
-  return "?";
-}
 bool fits(SettingType type, const std::string& text) {
   switch (type) {
     case SettingType::text:
@@ -71,33 +61,6 @@ std::vector<std::string> split(std::string_view text, char separator) {
   return parts;
 }
 
-bool matches(std::string_view pattern, std::string_view key) {
-  const auto wanted = split(pattern, '.'), got = split(key, '.');
-  return wanted.size() == got.size() && std::equal(wanted.begin(), wanted.end(), got.begin(), [](const auto& w, const auto& g) { return w == "*" || w == g; });
-}
-
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i);
-    for (std::size_t j = 1; j <= b.size(); ++j)
-      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0U : 1U)}));
-  }
-  return row[b.size()];
-}
-
-std::string nearest(const std::vector<Setting>& settings, std::string_view key) {
-  std::string best;
-  std::size_t least = key.size() / 3 + 1;
-  for (const Setting& setting : settings)
-    if (const std::size_t d = distance(setting.key, key); d < least) {
-      least = d;
-      best = setting.key;
-    }
-  return best;
-}
-
 std::string environment_name(std::string_view key) {
   std::string name = "GPUQ_";
   for (const char c : key) name += c == '.' || c == '-' ? '_' : c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
@@ -105,6 +68,19 @@ std::string environment_name(std::string_view key) {
 }
 
 }  // namespace
+
+std::string_view expected(SettingType type) {
+  switch (type) {
+    case SettingType::text: return "a text";
+    case SettingType::number: return "a whole number";
+    case SettingType::real: return "a number";
+    case SettingType::boolean: return "true or false";
+    case SettingType::duration: return "a duration such as \"250ms\", \"30s\" or \"1h30min\"";
+    case SettingType::memory: return "a size such as \"512MiB\" or \"8GiB\"";
+    case SettingType::list: return "a list of texts";
+  }
+  return "?";
+}
 
 std::string_view to_string(Origin origin) {
   switch (origin) {
@@ -116,68 +92,11 @@ std::string_view to_string(Origin origin) {
   return "?";
 }
 
-/// Walks a parsed document; every leaf becomes one value of the configuration.
-struct TomlReader {
-  Config& config;
-  const std::string& name;
-
-  std::string place(const toml::source_region& source) const {
-    return name + ":" + std::to_string(source.begin.line) + ":" + std::to_string(source.begin.column);
-  }
-  static std::optional<std::string> as_text(const toml::node& node) {
-    if (const auto* text = node.as_string()) return text->get();
-    if (const auto* number = node.as_integer()) return std::to_string(number->get());
-    if (const auto* truth = node.as_boolean()) return truth->get() ? "true" : "false";
-    if (const auto* real = node.as_floating_point()) {
-      std::ostringstream out;
-      out.precision(17);
-      out << real->get();
-      return out.str();
-    }
-    return std::nullopt;
-  }
-  Result<void> table(const toml::table& table, const std::string& prefix) {
-    for (const auto& [key, node] : table) {
-      const std::string full = prefix.empty() ? std::string(key.str()) : prefix + "." + std::string(key.str());
-      const Setting* setting = config.declared(full);
-      if (setting == nullptr && node.is_table()) {
-        if (auto inner = this->table(*node.as_table(), full); !inner) return inner;
-        continue;
-      }
-      const std::string at = place(key.source());
-      if (setting == nullptr) {
-        const std::string meant = nearest(config.settings_, full);
-        return fail(Errc::usage, at + ": unknown key " + full, meant.empty() ? "see the keys with: gpuq config show" : "did you mean " + meant + "?");
-      }
-      auto value = leaf(*setting, node);
-      if (!value) return fail(Errc::usage, at + ": " + full + " is not " + std::string(expected(setting->type)), setting->help);
-      if (auto taken = config.take(full, std::move(*value), Origin::file, at); !taken) return taken;
-    }
-    return {};
-  }
-  static std::optional<std::string> leaf(const Setting& setting, const toml::node& node) {
-    if (setting.type == SettingType::list) {
-      const auto* array = node.as_array();
-      if (array == nullptr) return std::nullopt;
-      std::string joined;
-      for (const auto& element : *array) {
-        const auto item = as_text(element);
-        if (!item || item->find(',') != std::string::npos) return std::nullopt;
-        (joined += joined.empty() ? "" : ",") += *item;
-      }
-      return joined;
-    }
-    const bool quoted = node.is_string();
-    const bool wants_text = setting.type == SettingType::text || setting.type == SettingType::duration || setting.type == SettingType::memory;
-    if (quoted != wants_text) return std::nullopt;  // "8" is no number, 8 is no text
-    return as_text(node);
-  }
-};
-
 Result<Config> Config::load(std::vector<Setting> settings, const std::string& file, const Environment& environment) {
   if (file.empty()) return parse(std::move(settings), "", "", environment);
   std::ifstream in(file);
-  if (!in) return fail(Errc::usage, "cannot read the configuration " + file, "name a file that exists, or none");
+  std::error_code unknown;
+  if (!in || std::filesystem::is_directory(file, unknown)) return fail(Errc::usage, "cannot read the configuration " + file, "name a file that exists, or none");
   const std::string text(std::istreambuf_iterator<char>(in), {});
   return parse(std::move(settings), text, file, environment);
 }
@@ -185,23 +104,17 @@ Result<Config> Config::load(std::vector<Setting> settings, const std::string& fi
 Result<Config> Config::parse(std::vector<Setting> settings, std::string_view toml_text, const std::string& name, const Environment& environment) {
   Config config;
   config.settings_ = std::move(settings);
+  for (const Setting& setting : config.settings_) config.paths_.push_back(config::split_path(setting.key));
   for (const Setting& setting : config.settings_)
     check(setting.fallback.empty() || fits(setting.type, setting.fallback), "the default of a setting is not of its own type");
-  try {
-    const toml::table document = toml::parse(toml_text, name);
-    if (auto read = TomlReader{config, name}.table(document, ""); !read) return tl::unexpected(read.error());
-  } catch (const toml::parse_error& error) {
-    const auto& at = error.source().begin;
-    return fail(Errc::usage, name + ":" + std::to_string(at.line) + ":" + std::to_string(at.column) + ": " + std::string(error.description()),
-                "the file must be toml");
-  }
+  if (auto read = TomlReader{config, name}.read(toml_text); !read) return tl::unexpected(read.error());
   if (auto read = config.read_environment(environment); !read) return tl::unexpected(read.error());
   return config;
 }
 
 Result<void> Config::read_environment(const Environment& environment) {
   for (const Setting& setting : settings_) {
-    if (setting.key.find('*') != std::string::npos) continue;
+    if (config::is_pattern(setting.key)) continue;
     const std::string name = environment_name(setting.key);
     const char* value = environment ? environment(name.c_str()) : std::getenv(name.c_str());
     if (value == nullptr) continue;
@@ -225,8 +138,9 @@ Result<void> Config::take(const std::string& key, std::string value, Origin orig
 }
 
 const Setting* Config::declared(std::string_view key) const {
-  for (const Setting& setting : settings_)
-    if (setting.key == key || matches(setting.key, key)) return &setting;
+  const auto path = config::split_path(key);
+  for (std::size_t i = 0; i < settings_.size(); ++i)
+    if (config::matches(paths_[i], path)) return &settings_[i];
   return nullptr;
 }
 
@@ -247,17 +161,25 @@ std::chrono::milliseconds Config::duration(const std::string& key) const {
 Mib Config::memory(const std::string& key) const { return parse_mib(value_of(key, SettingType::memory)).value_or(Mib{}); }
 std::vector<std::string> Config::list(const std::string& key) const { return split(value_of(key, SettingType::list), ','); }
 bool Config::given(const std::string& key) const { return values_.contains(key); }
+std::string Config::where(const std::string& key) const {
+  const auto value = values_.find(key);
+  return value == values_.end() ? std::string() : value->second.where;
+}
+std::vector<std::string> Config::tables(const std::string& key) const {
+  const auto list = tables_.find(key);
+  return list == tables_.end() ? std::vector<std::string>{} : list->second;
+}
 
 std::vector<std::string> Config::names(const std::string& pattern) const {
-  const auto wanted = split(pattern, '.');
+  const auto wanted = config::split_path(pattern);
   std::set<std::string> found;
   for (const auto& [key, value] : values_) {
-    const auto parts = split(key, '.');
+    const auto parts = config::split_path(key);
     if (parts.size() < wanted.size()) continue;
     std::string name;
     bool same = true;
     for (std::size_t i = 0; i < wanted.size() && same; ++i) {
-      if (wanted[i] == "*") name = parts[i];
+      if (wanted[i] == "*") name = config::quoted(parts[i]);
       else same = wanted[i] == parts[i];
     }
     if (same && !name.empty()) found.insert(name);
@@ -269,7 +191,7 @@ std::vector<EffectiveSetting> Config::effective() const {
   std::vector<EffectiveSetting> all;
   for (const auto& [key, value] : values_) all.push_back({key, value.text, value.origin, value.where});
   for (const Setting& setting : settings_)
-    if (setting.key.find('*') == std::string::npos && !values_.contains(setting.key)) all.push_back({setting.key, setting.fallback, Origin::fallback, ""});
+    if (!config::is_pattern(setting.key) && !values_.contains(setting.key)) all.push_back({setting.key, setting.fallback, Origin::fallback, ""});
   std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
   return all;
 }

@@ -2,8 +2,8 @@
 //
 // A program declares its settings as one table; an unknown key, a value of the wrong kind or a file that is no toml is an error
 // USAGE with file:line:column and, where one is near, the key that was meant. `*` in a key stands for any one name:
-// "class.*.window". Values are checked when they are read, so a getter never fails; asking for a key that was not declared is a
-// broken invariant.
+// "class.*.window"; `[]` behind a name for a list of tables: "class.*.reserve[].device" (config_path.h). Values are checked when
+// they are read, so a getter never fails; asking for a key that was not declared is a broken invariant.
 #pragma once
 
 #include <chrono>
@@ -57,9 +57,13 @@ class Config {
   [[nodiscard]] Mib memory(const std::string& key) const;
   [[nodiscard]] std::vector<std::string> list(const std::string& key) const;
   [[nodiscard]] bool given(const std::string& key) const;              ///< by anything but the default
-  /// The names that stand for the `*` of "class.*" in what was given, sorted.
+  /// Where the value comes from, for messages: "gpuq.toml:3:8", "GPUQ_…", "--flag"; empty for a default.
+  [[nodiscard]] std::string where(const std::string& key) const;
+  /// The names that stand for the `*` of "class.*" in what was given, sorted; as keys have them, so perhaps in quotes.
   [[nodiscard]] std::vector<std::string> names(const std::string& pattern) const;
-  /// For `gpuq config show`: every declared key (those with `*` as far as given), sorted.
+  /// The tables of the list `key` ("class.inference.reserve"), as places in the file; the i-th one's values lie under key[i].
+  [[nodiscard]] std::vector<std::string> tables(const std::string& key) const;
+  /// For `gpuq config show`: every declared key (those with `*` or `[]` as far as given), sorted.
   [[nodiscard]] std::vector<EffectiveSetting> effective() const;
 
  private:
@@ -74,7 +78,9 @@ class Config {
   Result<void> read_environment(const Environment& environment);
   friend struct TomlReader;
   std::vector<Setting> settings_;
+  std::vector<std::vector<std::string>> paths_;               ///< of settings_, split
   std::map<std::string, Value> values_;
+  std::map<std::string, std::vector<std::string>> tables_;
 };
 
 }  // namespace gq

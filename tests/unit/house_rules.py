@@ -37,6 +37,7 @@ MAY_LINK = {
     "common/vocabulary": [],
     "common": ["common"],
     "broker/core": ["common/vocabulary"],
+    "broker/policy": ["broker/core", "common"],
     "broker/store": ["broker/core", "common"],
     "broker/shell": ["broker", "common"],
     "worker/child": ["common/vocabulary"],
