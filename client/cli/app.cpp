@@ -155,6 +155,8 @@ int run(const std::vector<std::string>& arguments, Streams io) {
   add_submit(app, cli);
   add_status(app, cli);
   add_job_commands(app, cli);
+  add_explain(app, cli);
+  add_operate(app, cli);
   add_top(app, cli);
   add_models(app, cli);
   add_keys(app, cli);

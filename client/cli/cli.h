@@ -69,6 +69,8 @@ int report(const Cli& cli, const gpuq::Error& error);
 void add_submit(CLI::App& app, Cli& cli);
 void add_job_commands(CLI::App& app, Cli& cli);     // wait result logs cancel retry
 void add_status(CLI::App& app, Cli& cli);           // status list ls
+void add_explain(CLI::App& app, Cli& cli);          // explain plan
+void add_operate(CLI::App& app, Cli& cli);          // preempt hold release update drain undrain queue config
 void add_top(CLI::App& app, Cli& cli);              // top workers
 void add_keys(CLI::App& app, Cli& cli);
 void add_models(CLI::App& app, Cli& cli);

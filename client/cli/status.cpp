@@ -18,10 +18,14 @@ std::string vram_text(const gpuq::JobStatus& job) {
   return mib(job.budget_min_mib) + ".." + (job.budget_max_mib >= (std::int64_t{1} << 40) ? "rest" : mib(job.budget_max_mib));
 }
 
+std::string times(int count) { return count == 1 ? "once" : std::to_string(count) + " times"; }
+
 std::string progress_text(const gpuq::JobStatus& job) {
   if (job.progress_total == 0) return job.progress_step == 0 ? "" : std::to_string(job.progress_step);
   return std::to_string(job.progress_step) + "/" + std::to_string(job.progress_total);
 }
+
+bool is_waiting(const gpuq::JobStatus& job) { return job.state == "ready" || job.state == "waiting" || job.state == "blocked"; }
 
 /// What a person asks first: where is it, and why not further.
 std::string note_of(const gpuq::JobStatus& job) {
@@ -29,11 +33,23 @@ std::string note_of(const gpuq::JobStatus& job) {
   if (job.state == "running" || job.state == "yielding") {
     std::string text = job.worker;
     if (const std::string progress = progress_text(job); !progress.empty()) text += "  " + progress;
+    if (job.state == "yielding" && !job.leave_reason.empty()) text += "  leaving: " + job.leave_reason;
     return job.cancel_asked ? text + "  (cancel asked)" : text;
   }
-  if (!job.reason.empty()) return job.reason;
-  if (job.state == "ready") return std::to_string(job.ahead) + " ahead";
-  return job.worker;
+  if (!is_waiting(job)) return job.worker;
+  std::string text = !job.reason.empty() ? job.reason : job.held ? "held" : job.state == "ready" ? ahead_text(job.ahead) : "";
+  if (job.preemptions > 0) text += std::string(text.empty() ? "" : "  ") + "(preempted " + times(job.preemptions) + (job.checkpoint_step == 0 ? ")" : ", resumes from step " + std::to_string(job.checkpoint_step) + ")");
+  return text;
+}
+
+/// Who took its device, and what came of it. While it is yielding the words are of the leaving to come.
+std::string left_text(const gpuq::JobStatus& job) {
+  if (job.leave_reason.empty() && job.preemptions == 0) return {};
+  std::string text = job.leave_reason;
+  if (!job.leave_for.empty() && text.find(job.leave_for) == std::string::npos) text += (text.empty() ? "for job " : ", for job ") + job.leave_for;
+  if (job.preemptions > 0) text += (text.empty() ? "" : "; ") + std::string("preempted ") + times(job.preemptions) + (job.evictions > 0 ? ", " + std::to_string(job.evictions) + " for a higher class" : "");
+  if (is_waiting(job)) text += job.checkpoint_step != 0 ? "; resumes from step " + std::to_string(job.checkpoint_step) : job.checkpoint.empty() ? "; starts from the beginning" : "; resumes from its checkpoint";
+  return text;
 }
 
 std::int64_t age_of(const gpuq::JobStatus& job, std::int64_t now) { return (job.ended_ms != 0 ? job.ended_ms : now) - job.submitted_ms; }
@@ -43,7 +59,7 @@ void print_one(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
   const auto line = [&](const char* name, const std::string& value) {
     if (!value.empty()) out << "  " << name << std::string(std::string_view(name).size() < 12 ? 12 - std::string_view(name).size() : 1, ' ') << value << '\n';
   };
-  out << job.id << "  " << job.state << (job.cancel_asked && job.ended_ms == 0 ? " (cancel asked)" : "") << '\n';
+  out << job.id << "  " << job.state << (job.held && job.ended_ms == 0 ? " (held)" : "") << (job.cancel_asked && job.ended_ms == 0 ? " (cancel asked)" : "") << '\n';
   line("kind", job.kind + (job.model.empty() ? "" : "  model " + job.model + (job.model_version.empty() ? "" : " (" + job.model_version + ")")));
   line("class", job.job_class + "  priority " + std::to_string(job.priority));
   line("label", job.label);
@@ -57,6 +73,7 @@ void print_one(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
   if (!job.worker.empty()) line("worker", job.worker + (job.device.empty() ? "" : "  " + job.device));
   line("attempt", std::to_string(job.attempt) + "  failures " + std::to_string(job.failures) + "/" + std::to_string(job.retries) + "  losses " + std::to_string(job.losses) +
                       "  preemptions " + std::to_string(job.preemptions));
+  line(job.state == "yielding" ? "leaving" : "left device", left_text(job));
   if (const std::string progress = progress_text(job); !progress.empty()) {
     std::string text = "step " + progress;
     for (const auto& [name, value] : job.metrics) {
@@ -75,7 +92,9 @@ void print_one(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
   }
   line("retry of", job.retry_of);
   if (!job.reason.empty()) line("waits for", job.reason);
-  else if (job.state == "ready") line("waits for", std::to_string(job.ahead) + " jobs ahead of it");
+  else if (job.held && is_waiting(job)) line("waits for", "its release: gpuq release " + job.id);
+  else if (job.state == "ready") line("waits for", job.ahead == 0 ? "its turn" : ahead_text(job.ahead) + " of it");
+  if (job.state == "ready") line("why", "gpuq explain " + job.id);
   if (!job.code.empty()) line("failed with", "[" + job.code + "] " + job.what);
   if (job.result_bytes != 0 || !job.result_blobs.empty()) line("result", "gpuq result " + job.id);
   if (!job.last_lines.empty() && is_text(job.last_lines)) {

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "client/cli/cli.h"
+#include "client/cli/explain.h"
 #include "client/cli/pack.h"
 #include "client/cli/results.h"
 #include "client/cli/selectors.h"
@@ -86,6 +87,7 @@ Result<gpuq::JobSpec> common_spec(const SubmitArguments& a, const Surroundings& 
   spec.id = a.id;
   spec.after = a.after;
   spec.exclusive = a.exclusive;
+  spec.strict = a.strict;
   if (!a.vram.empty()) {
     auto range = parse_vram(a.vram);
     if (!range) return tl::unexpected(range.error());
@@ -162,7 +164,7 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
   }
   if (a.kind == "command" && !a.had_dashes) return fail(Errc::usage, "a command stands behind --", "gpuq submit -- python train.py");
   if (kKinds[*kind].uses_model && a.model.empty()) return fail(Errc::usage, a.kind + " needs a model", "--model NAME; gpuq model list shows them");
-  if (a.kind == "detect" && a.files.empty() && a.parts.empty()) return fail(Errc::usage, "detect needs at least one image", "gpuq submit detect --model NAME image.png");
+  if (a.kind == "detect" && a.files.empty() && a.parts.empty() && !a.only_plan) return fail(Errc::usage, "detect needs at least one image", "gpuq submit detect --model NAME image.png");
 
   auto common = common_spec(a, around);
   if (!common) return tl::unexpected(common.error());
@@ -213,8 +215,6 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
 
 // ---- the command
 
-namespace {
-
 Surroundings surroundings() {
   Surroundings around;
   std::error_code error;
@@ -226,6 +226,8 @@ Surroundings surroundings() {
   around.now_ms = wall_now_ms();
   return around;
 }
+
+namespace {
 
 int show_submitted(Cli& cli, const std::vector<gpuq::Submitted>& answers, const std::vector<std::string>& files) {
   const gpuq::Submitted* bad = nullptr;
@@ -289,6 +291,7 @@ int run_submit(Cli& cli, SubmitArguments& a) {
   const auto answers = client.submit(plan->jobs);
   for (const gpuq::Submitted& answer : answers)
     if (answer.ok) remember_last(answer.id);
+  if (!answers.empty() && answers.front().ok && !answers.front().existing) warn_when_it_never_fits(cli, client, answers.front().id);   // one for all: they have the same needs
   const bool all_ok = std::all_of(answers.begin(), answers.end(), [](const gpuq::Submitted& s) { return s.ok; });
   if (!all_ok || !(a.wait || a.follow)) return show_submitted(cli, answers, plan->files);
 
@@ -311,34 +314,41 @@ int run_submit(Cli& cli, SubmitArguments& a) {
 
 }  // namespace
 
+void add_job_options(CLI::App& c, SubmitArguments& a) {
+  c.add_option("kind", a.kind, "one of: " + client::kinds_text())->option_text("KIND");
+  c.add_option("files", a.files, "images and other inputs; NAME=FILE names a part, a folder travels as a tar, - is stdin")->option_text("FILE...");
+  c.add_option("--class", a.job_class, "inference, training or synthesis; else the kind's own")->option_text("CLASS");
+  c.add_option("--priority,-p", a.priority, "0..9, 9 is served first (5)")->option_text("N")->check(CLI::Range(0, 9));
+  c.add_option("--model,-m", a.model, "which model")->option_text("NAME[@VERSION]");
+  c.add_option("--vram", a.vram, "device memory: 6GiB, 2GiB..8GiB or 2GiB..rest")->option_text("SIZE");
+  c.add_option("--devices", a.devices, "how many devices of one host (1)")->option_text("N")->check(CLI::Range(1, 64));
+  c.add_option("--where", a.where, "a label the worker must have; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
+  c.add_option("--set,-s", a.set, "a parameter of the job; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
+  c.add_option("--env,-e", a.env, "a variable of the command's environment; NAME alone takes it from here")->option_text("KEY=VALUE")->allow_extra_args(false);
+  c.add_option("--part", a.parts, "an input under a name of its own; may be repeated")->option_text("NAME=FILE")->allow_extra_args(false);
+  c.add_option("--after", a.after, "start when this job has succeeded; may be repeated")->option_text("JOB")->allow_extra_args(false)->delimiter(',');
+  c.add_option("--not-before", a.not_before, "2h (from now), 22:30 or 2026-11-21T22:00Z")->option_text("TIME");
+  c.add_option("--deadline", a.deadline, "expire if not started by then")->option_text("TIME");
+  c.add_option("--timeout", a.timeout, "of one attempt")->option_text("DURATION");
+  c.add_option("--retries", a.retries, "how often to try again after a failure (0)")->option_text("N")->check(CLI::Range(0, 100));
+  c.add_option("--on-preempt", a.on_preempt, "checkpoint, pause, restart or never")->option_text("HOW")->check(CLI::IsMember({"checkpoint", "pause", "restart", "never"}));
+  c.add_option("--id", a.id, "the job's id: the same id again never makes a second job")->option_text("ID");
+  c.add_option("--unique", a.unique, "at most one unfinished job with this key")->option_text("KEY");
+  c.add_option("--label", a.label, "free text shown in lists")->option_text("TEXT");
+  c.add_option("--workdir", a.workdir, "directory the command runs in (here)")->option_text("DIR");
+  c.add_option("-d,--dir", a.output_dir, "with --wait: write the result's parts here")->option_text("DIR");
+  c.add_flag("--exclusive", a.exclusive, "stop by itself when its worker loses the broker");
+  c.add_flag("--wait,-w", a.wait, "wait until it is final and print the result");
+  c.add_flag("--follow,-f", a.follow, "print its output as it comes, then wait");
+  c.add_flag("--strict", a.strict, "refuse it (NO_FIT) when no device that is here could ever hold it; else it waits for one that can");
+}
+
 void add_submit(CLI::App& app, Cli& cli) {
   auto a = std::make_shared<SubmitArguments>();
   CLI::App* c = app.add_subcommand("submit", "submit jobs: gpuq submit [options] KIND [files…]   or   gpuq submit [options] -- PROGRAM ARGS…");
-  c->add_option("kind", a->kind, "one of: " + client::kinds_text())->option_text("KIND");
-  c->add_option("files", a->files, "images and other inputs; NAME=FILE names a part, a folder travels as a tar, - is stdin")->option_text("FILE...");
-  c->add_option("--class", a->job_class, "inference, training or synthesis; else the kind's own")->option_text("CLASS");
-  c->add_option("--priority,-p", a->priority, "0..9, 9 is served first (5)")->option_text("N")->check(CLI::Range(0, 9));
-  c->add_option("--model,-m", a->model, "which model")->option_text("NAME[@VERSION]");
-  c->add_option("--vram", a->vram, "device memory: 6GiB, 2GiB..8GiB or 2GiB..rest")->option_text("SIZE");
-  c->add_option("--devices", a->devices, "how many devices of one host (1)")->option_text("N")->check(CLI::Range(1, 64));
-  c->add_option("--where", a->where, "a label the worker must have; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
-  c->add_option("--set,-s", a->set, "a parameter of the job; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
-  c->add_option("--env,-e", a->env, "a variable of the command's environment; NAME alone takes it from here")->option_text("KEY=VALUE")->allow_extra_args(false);
-  c->add_option("--part", a->parts, "an input under a name of its own; may be repeated")->option_text("NAME=FILE")->allow_extra_args(false);
-  c->add_option("--after", a->after, "start when this job has succeeded; may be repeated")->option_text("JOB")->allow_extra_args(false)->delimiter(',');
-  c->add_option("--not-before", a->not_before, "2h (from now), 22:30 or 2026-11-21T22:00Z")->option_text("TIME");
-  c->add_option("--deadline", a->deadline, "expire if not started by then")->option_text("TIME");
-  c->add_option("--timeout", a->timeout, "of one attempt")->option_text("DURATION");
-  c->add_option("--retries", a->retries, "how often to try again after a failure (0)")->option_text("N")->check(CLI::Range(0, 100));
-  c->add_option("--on-preempt", a->on_preempt, "checkpoint, pause, restart or never")->option_text("HOW")->check(CLI::IsMember({"checkpoint", "pause", "restart", "never"}));
-  c->add_option("--id", a->id, "the job's id: the same id again never makes a second job")->option_text("ID");
-  c->add_option("--unique", a->unique, "at most one unfinished job with this key")->option_text("KEY");
-  c->add_option("--label", a->label, "free text shown in lists")->option_text("TEXT");
-  c->add_option("--workdir", a->workdir, "directory the command runs in (here)")->option_text("DIR");
-  c->add_option("-d,--dir", a->output_dir, "with --wait: write the result's parts here")->option_text("DIR");
-  c->add_flag("--exclusive", a->exclusive, "stop by itself when its worker loses the broker");
-  c->add_flag("--wait,-w", a->wait, "wait until it is final and print the result");
-  c->add_flag("--follow,-f", a->follow, "print its output as it comes, then wait");
+  add_job_options(*c, *a);
+  c->footer("Examples:\n  gpuq submit echo hi --wait\n  gpuq submit detect --model board images/*.png --wait\n  gpuq submit --class training --vram 2GiB..rest --on-preempt checkpoint -- python train.py\n"
+            "  gpuq plan submit --vram 12GiB -- python train.py     would it start now, and if not, why");
   c->callback([&cli, a] { cli.action = [&cli, a] { return run_submit(cli, *a); }; });
 }
 

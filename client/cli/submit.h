@@ -8,6 +8,10 @@
 #include "client/include/gpuq/client.h"
 #include "common/vocabulary/errors.h"
 
+namespace CLI {
+class App;
+}
+
 namespace gq::cli {
 
 struct SubmitArguments {
@@ -18,7 +22,8 @@ struct SubmitArguments {
   std::string job_class, model, vram, not_before, deadline, timeout, on_preempt, id, unique, label, workdir, output_dir;
   int priority = 5, devices = 1, retries = 0;
   std::vector<std::string> where, set, env, after, parts;
-  bool wait = false, follow = false, exclusive = false;
+  bool wait = false, follow = false, exclusive = false, strict = false;
+  bool only_plan = false;                  ///< nothing will run, so its images may be left out
 };
 
 struct Surroundings {                      ///< of the command line: given, so that tests need no process
@@ -31,6 +36,10 @@ struct SubmitPlan {
   std::vector<gpuq::JobSpec> jobs;
   std::vector<std::string> files;          ///< of each job, when there is one job per file
 };
+
+Surroundings surroundings();               ///< of this process
+/// What `submit` takes and `plan submit` takes alike, so that one word before a command line asks instead of doing.
+void add_job_options(CLI::App& command, SubmitArguments& into);
 
 /// Errors: USAGE, UNKNOWN_KIND, NOT_FOUND and BAD_INPUT (files), TOO_LARGE.
 Result<SubmitPlan> plan_submit(const SubmitArguments& arguments, const Surroundings& around);

@@ -115,6 +115,16 @@ std::string stamp(std::int64_t wall_ms) {
   return buffer;
 }
 
+std::string when(std::int64_t wall_ms, std::int64_t now_ms) {
+  if (wall_ms == 0) return "-";
+  constexpr std::int64_t kDayMs = 86'400'000;
+  const std::string whole = stamp(wall_ms);
+  return (wall_ms / kDayMs == now_ms / kDayMs ? whole.substr(11) : whole) + (wall_ms > now_ms ? " (in " + age(wall_ms - now_ms) + ")" : "");
+}
+
+std::string ahead_text(std::uint64_t ahead) { return (ahead == std::numeric_limits<std::uint64_t>::max() ? "many" : std::to_string(ahead)) + " ahead"; }
+Json ahead_json(std::uint64_t ahead) { return ahead == std::numeric_limits<std::uint64_t>::max() ? Json(nullptr) : Json(ahead); }
+
 std::string mib(std::int64_t value) { return to_string(Mib{value}); }
 
 std::string bytes_text(std::uint64_t bytes) {
@@ -185,8 +195,9 @@ Json to_json(const gpuq::JobStatus& s) {
   if (!s.found) return j;
   j.update({{"kind", s.kind}, {"class", s.job_class}, {"state", s.state}, {"priority", s.priority}, {"model", s.model}, {"model_version", s.model_version},
             {"label", s.label}, {"owner", s.owner}, {"worker", s.worker}, {"device", s.device}, {"code", s.code}, {"what", s.what}, {"reason", s.reason},
-            {"ahead", s.ahead}, {"on_preempt", s.on_preempt}, {"cancel_asked", s.cancel_asked}, {"attempt", s.attempt}, {"failures", s.failures},
-            {"losses", s.losses}, {"preemptions", s.preemptions}, {"retries", s.retries}, {"vram_min_mib", s.budget_min_mib}, {"vram_max_mib", s.budget_max_mib},
+            {"ahead", ahead_json(s.ahead)}, {"on_preempt", s.on_preempt}, {"cancel_asked", s.cancel_asked}, {"attempt", s.attempt}, {"failures", s.failures},
+            {"losses", s.losses}, {"preemptions", s.preemptions}, {"evictions", s.evictions}, {"held", s.held}, {"leave_reason", s.leave_reason},
+            {"leave_for", s.leave_for}, {"retries", s.retries}, {"vram_min_mib", s.budget_min_mib}, {"vram_max_mib", s.budget_max_mib},
             {"granted_mib", s.granted_mib}, {"submitted_ms", s.submitted_ms}, {"started_ms", s.started_ms}, {"ended_ms", s.ended_ms}, {"due_ms", s.due_ms},
             {"deadline_ms", s.deadline_ms}, {"progress_step", s.progress_step}, {"progress_total", s.progress_total}, {"checkpoint_step", s.checkpoint_step},
             {"checkpoint", s.checkpoint}, {"result_bytes", s.result_bytes}, {"result_blobs", s.result_blobs}, {"retry_of", s.retry_of}, {"after", s.after}});
@@ -222,7 +233,7 @@ Json to_json(const gpuq::WorkerStatus& w) {
     j["devices"].push_back({{"uuid", d.uuid}, {"name", d.name}, {"kind", d.kind}, {"index", d.index}, {"healthy", d.healthy}, {"temperature_c", d.temperature_c},
                             {"utilization_pct", d.utilization_pct}, {"total_mib", d.total_mib}, {"driver_mib", d.driver_mib}, {"used_mib", d.used_mib},
                             {"used_by_gpuq_mib", d.used_by_us_mib}, {"headroom_mib", d.headroom_mib}, {"foreign_mib", d.foreign_mib}, {"granted_mib", d.granted_mib},
-                            {"free_mib", d.free_mib}, {"holders", d.holders}, {"warm", d.warm}});
+                            {"free_mib", d.free_mib}, {"holders", d.holders}, {"warm", d.warm}, {"state", d.state}, {"reserved", d.reserved}});
   return j;
 }
 
@@ -242,8 +253,17 @@ Json to_json(const gpuq::Top& t) {
   j["jobs"] = std::move(classes);
   j.update({{"submitted_total", t.submitted}, {"succeeded_total", t.succeeded}, {"failed_total", t.failed}, {"lost_total", t.lost}, {"stale_total", t.stale},
             {"assigned_total", t.assigned}, {"queued_bytes", t.queued_bytes}, {"final_bytes", t.final_bytes}, {"broker_bytes", t.broker_bytes},
-            {"commits_total", t.commits}, {"commit_p50_ms", t.commit_p50_ms}, {"commit_p99_ms", t.commit_p99_ms}, {"jobs_per_commit", t.jobs_per_commit}});
+            {"commits_total", t.commits}, {"commit_p50_ms", t.commit_p50_ms}, {"commit_p99_ms", t.commit_p99_ms}, {"jobs_per_commit", t.jobs_per_commit},
+            {"preempted_total", t.preempted}, {"evicted_models_total", t.evicted_models}, {"preemption_plans_total", t.plans_made},
+            {"preemption_plans_expired_total", t.plans_expired}, {"killed_at_deadline_total", t.killed_at_deadline}, {"switches", t.switches}});
   return j;
+}
+
+void print_object(std::ostream& out, bool line, std::string_view key, const Json& object) {
+  Json whole{{"schema_version", kSchemaVersion}};
+  if (line) whole.update(object);
+  else whole[std::string(key)] = object;
+  out << whole.dump(line ? -1 : 2, ' ', false, Json::error_handler_t::replace) << '\n';
 }
 
 void print_json(std::ostream& out, bool lines, std::string_view key, const std::vector<Json>& items) {

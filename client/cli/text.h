@@ -27,6 +27,9 @@ Result<std::pair<std::string, std::string>> parse_pair(const std::string& text, 
 
 std::string age(std::int64_t ms);                       ///< "340ms", "12s", "4m12s", "3h05m", "2d04h"
 std::string stamp(std::int64_t wall_ms);                ///< "2026-11-21 10:00:00Z", "-" for 0
+std::string when(std::int64_t wall_ms, std::int64_t now_ms);  ///< of a time to come: "22:00:00Z (in 3h05m)", with its date when that is another day's; "-" for 0
+std::string ahead_text(std::uint64_t ahead);            ///< "3 ahead", "many ahead"
+nlohmann::ordered_json ahead_json(std::uint64_t ahead); ///< null = more than were counted
 std::string mib(std::int64_t value);                    ///< "512 MiB", "12.0 GiB"
 std::string bytes_text(std::uint64_t bytes);
 std::string media_of(std::string_view name, std::string_view bytes);
@@ -52,5 +55,7 @@ nlohmann::ordered_json to_json(const gpuq::Submitted& submitted);
 
 /// {"schema_version": 1, key: [items]} or one line per item, each with its schema_version.
 void print_json(std::ostream& out, bool lines, std::string_view key, const std::vector<nlohmann::ordered_json>& items);
+/// The same for an answer that is one thing: {"schema_version": 1, key: object}, or its fields beside schema_version on one line.
+void print_object(std::ostream& out, bool line, std::string_view key, const nlohmann::ordered_json& object);
 
 }  // namespace gq::cli

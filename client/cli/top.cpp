@@ -59,6 +59,7 @@ std::vector<std::string> whats_wrong(const Overview& view) {
   for (const gpuq::WorkerStatus& w : view.workers) {
     if (w.since_beat_ms > 5000) wrong.push_back("worker " + w.name + " has been silent for " + age(w.since_beat_ms) + "; its jobs start elsewhere when its lease ends");
     for (const gpuq::DeviceStatus& d : w.devices) {
+      if (d.state == "hot") wrong.push_back("device " + d.uuid + " of " + w.name + " is too hot (" + std::to_string(d.temperature_c) + " C) and gets no work until it has cooled: look at its fans and at what shares its air");
       if (!d.healthy) wrong.push_back("device " + d.uuid + " of " + w.name + " reports a fault and gets no work: nvidia-smi -q -i " + d.uuid);
       if (d.total_mib > 0 && d.foreign_mib > d.total_mib / 4) wrong.push_back(mib(d.foreign_mib) + " of " + d.uuid + " on " + w.name + " are used by programs that are not gpuq's");
     }
@@ -68,13 +69,14 @@ std::vector<std::string> whats_wrong(const Overview& view) {
 }
 
 void print_workers(Cli& cli, const std::vector<gpuq::WorkerStatus>& workers, bool wide) {
-  Table table(wide ? std::vector<std::string>{"WORKER", "STATE", "BEAT", "RUNNING", "DEVICE", "NAME", "TOTAL", "GRANTED", "FREE", "FOREIGN", "USED", "LOAD", "TEMP", "WARM", "UUID", "HOST", "VERSION", "LABELS", "KINDS"}
-                   : std::vector<std::string>{"WORKER", "STATE", "BEAT", "RUNNING", "DEVICE", "NAME", "MEMORY", "FREE", "LOAD", "WARM"});
+  Table table(wide ? std::vector<std::string>{"WORKER", "STATE", "BEAT", "RUNNING", "DEVICE", "NAME", "TOTAL", "GRANTED", "FREE", "FOREIGN", "USED", "LOAD", "TEMP", "NOW", "RESERVED", "WARM", "UUID", "HOST", "VERSION", "LABELS", "KINDS"}
+                   : std::vector<std::string>{"WORKER", "STATE", "BEAT", "RUNNING", "DEVICE", "NAME", "MEMORY", "FREE", "LOAD", "NOW", "RESERVED", "WARM"});
   const auto joined = [](const std::vector<std::string>& words) {
     std::string text;
     for (const std::string& word : words) text += (text.empty() ? "" : ",") + word;
     return text.empty() ? std::string("-") : text;
   };
+  const auto or_dash = [](const std::string& text) { return text.empty() ? std::string("-") : text; };
   for (const gpuq::WorkerStatus& w : workers) {
     bool first = true;
     const auto head = [&](const std::string& text) { return first ? text : std::string(); };
@@ -85,9 +87,9 @@ void print_workers(Cli& cli, const std::vector<gpuq::WorkerStatus>& workers, boo
       const std::string beat = head(age(w.since_beat_ms)), running = head(std::to_string(w.running));
       if (wide)
         table.row({head(w.name), head(w.state), beat, running, d.kind.empty() ? "-" : device_line(d), d.name, mib(d.total_mib), mib(d.granted_mib), mib(d.free_mib), mib(d.foreign_mib),
-                   mib(d.used_mib), load, d.temperature_c < 0 ? "-" : std::to_string(d.temperature_c) + "C", joined(d.warm), d.uuid, head(w.host), head(w.version), head(joined(w.labels)), head(joined(w.kinds))});
+                   mib(d.used_mib), load, d.temperature_c < 0 ? "-" : std::to_string(d.temperature_c) + "C", or_dash(d.state), joined(d.reserved), joined(d.warm), d.uuid, head(w.host), head(w.version), head(joined(w.labels)), head(joined(w.kinds))});
       else
-        table.row({head(w.name), head(w.state), beat, running, d.kind.empty() ? "-" : device_line(d), d.name, bar(d.total_mib - d.free_mib, d.total_mib) + " " + mib(d.total_mib), mib(d.free_mib), load, joined(d.warm)});
+        table.row({head(w.name), head(w.state), beat, running, d.kind.empty() ? "-" : device_line(d), d.name, bar(d.total_mib - d.free_mib, d.total_mib) + " " + mib(d.total_mib), mib(d.free_mib), load, or_dash(d.state), joined(d.reserved), joined(d.warm)});
       first = false;
     }
   }
@@ -100,7 +102,10 @@ void print_screen(Cli& cli, const Overview& view, Detail detail, std::int64_t no
   out << "gpuq " << t.broker_version << "  up " << age(t.uptime_ms) << "  term " << t.term << "  store " << t.store << "  space " << t.space << '\n';
   out << "commits " << t.commits << "  p50 " << number(t.commit_p50_ms, 2) << " ms  p99 " << number(t.commit_p99_ms, 2) << " ms  " << number(t.jobs_per_commit, 1)
       << " jobs each   broker " << bytes_text(t.broker_bytes) << "  queued " << bytes_text(t.queued_bytes) << "  results " << bytes_text(t.final_bytes) << '\n';
-  out << "submitted " << t.submitted << "  succeeded " << t.succeeded << "  failed " << t.failed << "  lost " << t.lost << "  stale " << t.stale << "\n\n";
+  out << "submitted " << t.submitted << "  succeeded " << t.succeeded << "  failed " << t.failed << "  lost " << t.lost << "  stale " << t.stale << '\n';
+  if (t.preempted + t.evicted_models + t.plans_made > 0)
+    out << "preempted " << t.preempted << "  killed at their deadline " << t.killed_at_deadline << "  models evicted " << t.evicted_models << "  plans made " << t.plans_made << "  expired " << t.plans_expired << '\n';
+  out << '\n';
   std::vector<std::string> header{"CLASS"};
   for (int s = 0; s < 10; ++s) {
     std::string name = gpuq::state_name(s);
@@ -126,6 +131,7 @@ void print_screen(Cli& cli, const Overview& view, Detail detail, std::int64_t no
     print_jobs(cli, view.failed, now_ms);
   }
   out << '\n';
+  for (const std::string& sentence : t.switches) out << "switched: " << sentence << '\n';
   const auto wrong = whats_wrong(view);
   if (wrong.empty()) out << "nothing is wrong\n";
   for (const std::string& sentence : wrong) out << (cli.colour() ? "\x1b[31mwrong\x1b[0m: " : "wrong: ") << sentence << '\n';

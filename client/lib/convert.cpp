@@ -99,6 +99,7 @@ gpuq::JobStatus to_public(const wire::JobStatus& s) {
   out.checkpoint = hex_or_empty(s.checkpoint); out.last_lines = s.last_lines; out.retry_of = id_or_empty(s.retry_of);
   for (const BlobDigest& blob : s.result_blobs) out.result_blobs.push_back(to_string(blob));
   for (const JobId& id : s.after) out.after.push_back(to_string(id));
+  out.held = s.held; out.evictions = static_cast<int>(s.evictions); out.leave_reason = s.leave_reason; out.leave_for = id_or_empty(s.leave_for);
   return out;
 }
 
@@ -112,7 +113,7 @@ gpuq::WorkerStatus to_public(const wire::WorkerStatus& s) {
     to.healthy = d.device.healthy; to.temperature_c = d.device.temperature_c; to.utilization_pct = d.device.utilization_pct;
     to.total_mib = d.device.total_mib; to.driver_mib = d.device.driver_mib; to.used_mib = d.device.used_mib; to.used_by_us_mib = d.device.used_by_us_mib;
     to.headroom_mib = d.headroom_mib; to.foreign_mib = d.foreign_mib; to.granted_mib = d.granted_mib; to.free_mib = d.free_mib;
-    to.holders = d.holders; to.warm = d.warm;
+    to.holders = d.holders; to.warm = d.warm; to.state = d.state; to.reserved = d.reserved;
     out.devices.push_back(std::move(to));
   }
   return out;
@@ -133,6 +134,40 @@ gpuq::Top to_public(const wire::TopReply& t) {
   out.submitted = t.submitted; out.succeeded = t.succeeded; out.failed = t.failed; out.lost = t.lost; out.stale = t.stale; out.assigned = t.assigned;
   out.queued_bytes = t.queued_bytes; out.final_bytes = t.final_bytes; out.broker_bytes = t.broker_bytes; out.commits = t.commits;
   out.commit_p50_ms = t.commit_p50_ms; out.commit_p99_ms = t.commit_p99_ms; out.jobs_per_commit = static_cast<double>(t.jobs_per_commit_milli) / 1000.0;
+  out.preempted = t.preempted; out.evicted_models = t.evicted_models; out.plans_made = t.plans_made; out.plans_expired = t.plans_expired;
+  out.killed_at_deadline = t.killed_at_deadline; out.switches = t.switches;
+  return out;
+}
+
+gpuq::CommandResult to_public(const wire::CommandItem& item) { return {item.ok, item.text, item.code, item.what, item.next}; }
+
+gpuq::Explanation to_public(const wire::Explanation& e) {
+  gpuq::Explanation out;
+  out.job = id_or_empty(e.job); out.state = state_text(e.state); out.summary = e.summary; out.would_start = e.would_start; out.never = e.never;
+  out.ahead = e.ahead; out.places_looked_at = e.places_looked_at;
+  for (const wire::PlaceVerdict& p : e.places)
+    out.places.push_back({p.worker, p.host, p.device, p.index, p.warm, p.constraint, p.sentence, p.lacking_mib, p.until_ms});
+  for (const wire::RefusalCount& r : e.refusals) out.refusals.push_back({r.constraint, r.count});
+  for (const wire::Remedy& r : e.remedies) {
+    gpuq::Remedy to{r.kind, r.text, r.when_ms, r.budget_mib, {}};
+    for (const JobId& id : r.jobs) to.jobs.push_back(to_string(id));
+    out.remedies.push_back(std::move(to));
+  }
+  return out;
+}
+
+gpuq::PolicyPlan to_public(const wire::PlanPolicyReply& p) {
+  const auto changes = [](const std::vector<wire::PlanChange>& from) {
+    std::vector<gpuq::PolicyPlan::Change> to;
+    for (const wire::PlanChange& change : from) to.push_back({id_or_empty(change.job), change.text});
+    return to;
+  };
+  return {p.warnings, changes(p.stranded), changes(p.would_start), changes(p.would_wait)};
+}
+
+gpuq::Configuration to_public(const wire::ConfigReply& c) {
+  gpuq::Configuration out{c.file, c.loaded_ms, {}, c.warnings};
+  for (const wire::ConfigSetting& s : c.settings) out.settings.push_back({s.key, s.value, s.origin, s.where});
   return out;
 }
 

@@ -19,6 +19,10 @@ gpuq::JobStatus to_public(const wire::JobStatus& status);
 gpuq::WorkerStatus to_public(const wire::WorkerStatus& status);
 gpuq::Model to_public(const wire::Model& model);
 gpuq::Top to_public(const wire::TopReply& top);
+gpuq::CommandResult to_public(const wire::CommandItem& item);
+gpuq::Explanation to_public(const wire::Explanation& explanation);
+gpuq::PolicyPlan to_public(const wire::PlanPolicyReply& plan);
+gpuq::Configuration to_public(const wire::ConfigReply& config);
 gpuq::Submitted refusal(std::string id, const Error& error);
 
 std::vector<std::string> kind_names();

@@ -200,6 +200,7 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   item.budget_max_mib = spec.vram_max_mib == 0 ? spec.vram_min_mib : std::min(spec.vram_max_mib, kRestOfDevice.value);
   item.devices = static_cast<std::uint16_t>(spec.devices);
   item.exclusive = spec.exclusive;
+  item.strict = spec.strict;   // how it is judged at the door is no part of what it is: not in the digest
   item.where = std::move(spec.where);
   std::sort(item.where.begin(), item.where.end());
   item.not_before_ms = spec.not_before_ms;

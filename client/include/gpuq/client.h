@@ -78,6 +78,7 @@ struct JobSpec {
   std::string id;                                 ///< 26 characters; empty = made here
   std::string label;
   bool exclusive = false;                         ///< stops itself when its worker loses the broker
+  bool strict = false;                            ///< refuse it (NO_FIT) when no device known could ever hold it
 };
 
 struct Submitted {
@@ -111,6 +112,9 @@ struct JobStatus {   ///< what `gpuq status` shows; fields as in PROTOCOL.md, St
   std::map<std::string, double> metrics;
   std::string checkpoint, last_lines, retry_of;
   std::vector<std::string> result_blobs, after;
+  bool held = false;                              ///< by hold(); not started until release()
+  int evictions = 0;                              ///< of `preemptions`: for work of a higher class
+  std::string leave_reason, leave_for;            ///< why, and for which job, it was asked to leave its device last; empty = never
 };
 
 struct ListFilter { std::string state, job_class, kind; bool active_only = false; std::string after; int limit = 100; };
@@ -119,6 +123,8 @@ struct DeviceStatus {
   std::string uuid, name, kind; int index = 0; bool healthy = true; int temperature_c = -1, utilization_pct = -1;
   std::int64_t total_mib = 0, driver_mib = 0, used_mib = 0, used_by_us_mib = 0, headroom_mib = 0, foreign_mib = 0, granted_mib = 0, free_mib = 0;
   std::vector<std::string> holders, warm;
+  std::string state;                              ///< "ready", else why it gets no work: "draining", "hot", …
+  std::vector<std::string> reserved;              ///< "6.0 GiB for inference", as the policy says
 };
 struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms = 0; std::vector<std::string> labels, kinds; int running = 0; std::vector<DeviceStatus> devices; };
 struct Model { std::string name, version, runtime, metadata, owner, blob; std::uint64_t bytes = 0; std::int64_t budget_mib = 0, pushed_ms = 0; bool promoted = false; };
@@ -127,7 +133,63 @@ struct Top {
   std::uint64_t jobs[3][10] = {};                 ///< [class][state], names by class_name(), state_name()
   std::uint64_t submitted = 0, succeeded = 0, failed = 0, lost = 0, stale = 0, assigned = 0, queued_bytes = 0, final_bytes = 0, broker_bytes = 0, commits = 0;
   double commit_p50_ms = 0, commit_p99_ms = 0, jobs_per_commit = 0;
+  std::uint64_t preempted = 0, evicted_models = 0, plans_made = 0, plans_expired = 0, killed_at_deadline = 0;   ///< since the broker started
+  std::vector<std::string> switches;              ///< drains and pauses that hold now, a sentence each
 };
+// ---- the scheduler's side
+
+/// What became of one job, or one target, of a command.
+struct CommandResult {
+  bool ok = false;
+  std::string text;                               ///< what was done: "asked to leave w1 GPU-7 by 12:00:30Z"
+  std::string code, what, next;                   ///< when !ok
+};
+
+/// What `update` changes; what is not set stays as it is.
+struct JobUpdate {
+  std::optional<int> priority;
+  std::optional<std::int64_t> deadline_ms, not_before_ms;          ///< 0 = none
+  std::optional<std::chrono::milliseconds> timeout;                ///< 0 = none
+  std::optional<int> retries;
+  std::optional<std::string> job_class, on_preempt;
+  std::optional<std::pair<std::int64_t, std::int64_t>> vram_mib;   ///< min..max
+  std::optional<std::vector<std::string>> where;
+};
+
+/// The first constraint that says no at one place, and by how much.
+struct PlaceVerdict {
+  std::string worker, host, device;               ///< device: UUID; empty = the worker's CPU slots
+  int index = 0;                                  ///< of the device on its host
+  bool warm = false;                              ///< a warm model, not a fresh start
+  std::string constraint, sentence;               ///< constraint empty = every one holds
+  std::int64_t lacking_mib = 0, until_ms = 0;     ///< until: when it may say yes at the soonest; 0 = not known
+};
+struct Remedy {
+  std::string kind;                               ///< none_needed, wait_until, wait_for_jobs, victims, smaller_budget, release_hold, resume_class, undrain, add_worker, change_policy
+  std::string text;
+  std::int64_t when_ms = 0, budget_mib = 0;
+  std::vector<std::string> jobs;                  ///< victims, or whom it waits for
+};
+struct Refusals { std::string constraint; std::uint64_t count = 0; };
+/// Why a job waits and what would make it run: the scheduler's own constraints, asked without effects.
+struct Explanation {
+  std::string job, state, summary;                ///< job empty for a plan
+  bool would_start = false, never = false;        ///< never: fits nowhere even when all is idle (NO_FIT)
+  std::uint64_t ahead = 0, places_looked_at = 0;
+  std::vector<PlaceVerdict> places;               ///< the closest to yes first
+  std::vector<Refusals> refusals;                 ///< how many devices or workers each constraint refuses first
+  std::vector<Remedy> remedies;                   ///< the cheapest first
+};
+
+/// What another policy would do to what is here now.
+struct PolicyPlan {
+  struct Change { std::string job, text; };
+  std::vector<std::string> warnings;
+  std::vector<Change> stranded, would_start, would_wait;
+};
+struct Setting { std::string key, value, origin, where; };   ///< origin: "file", "built in", …; where: file:line:column
+struct Configuration { std::string file; std::int64_t loaded_ms = 0; std::vector<Setting> settings; std::vector<std::string> warnings; };
+
 struct LogChunk { std::string bytes; std::uint64_t offset = 0, next = 0; bool end = false; };
 
 std::string make_job_id();
@@ -176,6 +238,26 @@ class Client {
   Model push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime, const std::string& metadata = {}, std::int64_t budget_mib = 0);
   std::vector<Model> models();
   Model remove_model(const std::string& name, const std::string& version = {});
+
+  // Commands to the scheduler. Many jobs: one result each, in order. One target: the sentence of what was done, or Error.
+  // Settings (drains, pauses, holds) are on disk when the call returns and survive the broker. Admin keys, but for one's own jobs.
+
+  /// Ask running jobs to leave their devices; they keep their place and go on from their checkpoint. deadline 0 = the class's grace.
+  std::vector<CommandResult> preempt(const std::vector<std::string>& ids, const std::string& reason = {}, std::chrono::milliseconds deadline = {});
+  std::vector<CommandResult> hold(const std::vector<std::string>& ids, const std::string& reason = {});   ///< not started until released
+  std::vector<CommandResult> release(const std::vector<std::string>& ids);
+  std::string update(const std::string& id, const JobUpdate& change);
+  /// target: a worker's name, a device's UUID, "worker/index" or "host/index". deadline: who still runs then is asked to leave; 0 = none.
+  std::string drain(const std::string& target, const std::string& reason = {}, std::chrono::milliseconds deadline = {});
+  std::string undrain(const std::string& target);
+  std::string pause_class(const std::string& job_class, const std::string& reason = {});
+  std::string resume_class(const std::string& job_class);
+
+  Explanation explain(const std::string& id);
+  Explanation plan(JobSpec job);                                  ///< as if it were submitted now; nothing is
+  PolicyPlan plan_policy(const std::string& toml, const std::string& name = "gpuq.toml");   ///< throws when the text is no policy
+  Configuration config();                                         ///< the policy that holds, value by value
+  Configuration reload_config();                                  ///< throws when it is refused; then the old one holds on
   bool connected() const;
 
  private:
