@@ -21,38 +21,50 @@ std::vector<std::string> waiting_for_a_restart(const std::vector<EffectiveSettin
   for (const EffectiveSetting& setting : now) {
     if (!setting.key.starts_with("broker.")) continue;
     const auto same = std::find_if(old.begin(), old.end(), [&](const EffectiveSetting& o) { return o.key == setting.key; });
-    if (same != old.end() && same->value != setting.value) warnings.push_back(setting.where + ": " + setting.key + " counts from the broker's next start on");
+    if (same != old.end() && same->value != setting.value) warnings.push_back(setting.key + " has changed: it counts from the broker's next start on");
   }
   return warnings;
 }
 
 }  // namespace
 
-PolicySource::PolicySource() : PolicySource("", {}, {}, {}) { current_.policy = core::Policy{}; }
+PolicySource::PolicySource() : PolicySource("", {}, [](const char*) -> const char* { return nullptr; }, {}) {
+  const auto config = Config::parse(file_settings(), "", "", environment_);
+  check(config.has_value(), "the defaults of the settings are in order");
+  started_with_ = *config;
+  current_ = *policy_of(config, "");
+}
 
 PolicySource::PolicySource(std::string file, std::vector<Flag> flags, Config::Environment environment, Clock clock)
     : file_(std::move(file)), flags_(std::move(flags)), environment_(std::move(environment)), clock_(clock ? std::move(clock) : [] { return now().wall; }) {}
 
 Result<PolicySource> PolicySource::open(std::string file, std::vector<Flag> flags, Config::Environment environment, Clock clock) {
   PolicySource source(std::move(file), std::move(flags), std::move(environment), std::move(clock));
-  auto loaded = source.with_flags(Config::load(file_settings(), source.file_, source.environment_), source.file_);
+  auto config = source.with_flags(Config::load(file_settings(), source.file_, source.environment_));
+  auto loaded = source.policy_of(config, source.file_);
   if (!loaded) return tl::unexpected(loaded.error());
   source.current_ = std::move(*loaded);
-  source.started_with_ = source.current_.effective;
+  source.started_with_ = std::move(*config);
   return source;
 }
 
-Result<Loaded> PolicySource::with_flags(Result<Config> config, const std::string& name) const {
-  if (!config) return tl::unexpected(config.error());
+Result<Config> PolicySource::with_flags(Result<Config> config) const {
+  if (!config) return config;
   for (const Flag& flag : flags_)
     if (auto taken = config->set_flag(flag.key, flag.value, flag.flag); !taken) return tl::unexpected(taken.error());
+  return config;
+}
+
+Result<Loaded> PolicySource::policy_of(const Result<Config>& config, const std::string& name) const {
+  if (!config) return tl::unexpected(config.error());
   return from_config(*config, name, clock_(), environment_);
 }
 
 Result<Loaded> PolicySource::reload() {
-  auto loaded = with_flags(Config::load(file_settings(), file_, environment_), file_);
+  const auto config = with_flags(Config::load(file_settings(), file_, environment_));
+  auto loaded = policy_of(config, file_);
   if (!loaded) return loaded;
-  auto later = waiting_for_a_restart(started_with_, loaded->effective);
+  auto later = waiting_for_a_restart(started_with_.effective(), config->effective());
   std::move(later.begin(), later.end(), std::back_inserter(loaded->warnings));
   current_ = *loaded;
   return loaded;
@@ -60,7 +72,7 @@ Result<Loaded> PolicySource::reload() {
 
 Result<Loaded> PolicySource::try_text(std::string_view text, const std::string& name) const {
   if (text.size() > kTextMax) return fail(Errc::too_large, name + " has " + std::to_string(text.size() >> 10U) + " KiB, a policy has at most " + std::to_string(kTextMax >> 10U), "is it the right file?");
-  return with_flags(Config::parse(file_settings(), text, name, environment_), name);
+  return policy_of(with_flags(Config::parse(file_settings(), text, name, environment_)), name);
 }
 
 bool PolicySource::renew_windows() {

@@ -28,6 +28,8 @@ class PolicySource {
   /// Reads the file again. On success it is current(); otherwise nothing has changed.
   Result<Loaded> reload();
   [[nodiscard]] const Loaded& current() const { return current_; }
+  /// As it was read at the start: what [broker] says.
+  [[nodiscard]] const Config& started_with() const { return started_with_; }
   /// What another text would say, as `gpuq plan --config new.toml` asks; changes nothing.
   [[nodiscard]] Result<Loaded> try_text(std::string_view text, const std::string& name) const;
   /// The windows' spans will run out, or the clock was set: the current policy's windows are computed anew. True: send
@@ -36,13 +38,14 @@ class PolicySource {
 
  private:
   PolicySource(std::string file, std::vector<Flag> flags, Config::Environment environment, Clock clock);
-  [[nodiscard]] Result<Loaded> with_flags(Result<Config> config, const std::string& name) const;
+  [[nodiscard]] Result<Config> with_flags(Result<Config> config) const;
+  [[nodiscard]] Result<Loaded> policy_of(const Result<Config>& config, const std::string& name) const;
   std::string file_;
   std::vector<Flag> flags_;
   Config::Environment environment_;
   Clock clock_;
   Loaded current_;
-  std::vector<EffectiveSetting> started_with_;   ///< [broker] of these is what the process runs with
+  Config started_with_;
 };
 
 }  // namespace gq::policy

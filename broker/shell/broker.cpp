@@ -35,7 +35,10 @@ Broker::State::State(net::Context& context, asio::io_context& io_, BrokerConfig 
       ticker(io_),
       prober(io_),
       drainer(io_),
-      started(now().steady) {}
+      started(now().steady) {
+  if (config.policy) config.core.policy = config.policy->current().policy;
+  else config.policy = std::make_shared<policy::PolicySource>();
+}
 
 // ---- the store: open, load, and what it tells us
 
@@ -272,6 +275,7 @@ void Broker::State::tick() {
     if (!error && !stopped) tick();
   });
   if (!serving()) return;
+  renew_windows();
   step(core::TimerFired{});
   std::vector<PeerId> silent;
   const Instant at = now().steady;

@@ -20,6 +20,7 @@
 #include <string>
 
 #include "broker/core/core.h"
+#include "broker/policy/source.h"
 #include "broker/shell/histogram.h"
 #include "broker/store/blobs.h"
 #include "broker/store/store.h"
@@ -34,6 +35,7 @@ struct BrokerConfig {
   net::RouterPort::Options clients;     ///< endpoint, keys (nullptr = insecure)
   net::RouterPort::Options workers;
   std::string space = "default";
+  std::shared_ptr<policy::PolicySource> policy;   ///< what the core follows; nullptr = core.policy as it is, without a file
   Duration tick = std::chrono::milliseconds(400);
 };
 
@@ -75,6 +77,8 @@ class Broker {
   void close();
   /// This key has been revoked or has expired: close what it holds open.
   void key_revoked(const std::string& name);
+  /// Reads the policy file again. A wrong one changes nothing and is logged; a right one is followed from this turn on.
+  Result<policy::Loaded> reload_policy();
 
   [[nodiscard]] const std::string& client_endpoint() const;
   [[nodiscard]] const std::string& worker_endpoint() const;

@@ -4,6 +4,7 @@
 //   client_requests.cpp what clients ask
 //   worker_requests.cpp what workers say
 //   blob_requests.cpp   chunks in both directions
+//   follow_policy.cpp   the policy file: reload, windows that would run out
 #pragma once
 
 #include <deque>
@@ -50,6 +51,11 @@ struct Broker::State {
   void reload(const Error& why);
   void stop(Error why);
   void finish_drain();
+
+  // ---- follow_policy.cpp
+  Result<policy::Loaded> reload_policy();   ///< within a turn
+  void follow_policy();                     ///< what the source says now goes to the core
+  void renew_windows();
 
   // ---- send.cpp
   void release(store::Committed* committed);

@@ -45,13 +45,15 @@ void raise_descriptor_limit() {
 
 class Daemon {
  public:
-  explicit Daemon(const Options& options) : options_(options), signals_(io_), collector_(io_) {}
+  explicit Daemon(const Options& options) : options_(options), signals_(io_), hangup_(io_), collector_(io_) {}
 
   int run() {
     raise_descriptor_limit();
     signals_.add(SIGINT);
     signals_.add(SIGTERM);
+    hangup_.add(SIGHUP);
     wait_for_signal();
+    wait_for_hangup();
     if (auto ready = prepare(); !ready) {
       say_error(ready.error());
       exit_code_ = exit_code(ready.error().code);
@@ -116,6 +118,7 @@ class Daemon {
     config.core.timing = options_.timing;
     if (options_.queued_bytes_max != 0) config.core.queued_bytes_max = options_.queued_bytes_max;
     config.space = options_.space;
+    config.policy = options_.policy;
     const net::ServerKeys* keys = keys_ ? &*keys_ : nullptr;
     net::Authority* authority = authority_ ? &*authority_ : nullptr;
     config.clients.endpoint = options_.listen_clients;
@@ -182,8 +185,9 @@ class Daemon {
   }
 
   void serving() {
+    for (const std::string& warning : options_.policy->current().warnings) log::warn("policy", {{"warning", warning}});
     log::info("serving", {{"clients", broker_->client_endpoint()}, {"workers", broker_->worker_endpoint()}, {"http", http_address_.empty() ? "none" : http_address_},
-                          {"namespace", options_.space}, {"security", options_.insecure ? "insecure" : "curve"}});
+                          {"namespace", options_.space}, {"security", options_.insecure ? "insecure" : "curve"}, {"policy", options_.policy->current().file.empty() ? "built-in" : options_.policy->current().file}});
     if (options_.ready_fd < 0) return;
     const std::string line = nlohmann::json{{"clients", broker_->client_endpoint()}, {"workers", broker_->worker_endpoint()}, {"http", http_address_},
                                             {"server_key", keys_ ? keys_->public_key : ""}, {"pid", getpid()}}.dump() + "\n";
@@ -213,8 +217,19 @@ class Daemon {
       stopping_ = true;
       wait_for_signal();
       collector_.cancel();
+      hangup_.cancel();
       if (!broker_) return io_.stop();
       broker_->drain(kDrainPatience, [this] { io_.stop(); });
+    });
+  }
+
+  /// SIGHUP: read the policy file again. A terminal that closes sends it too; that does no harm.
+  void wait_for_hangup() {
+    hangup_.async_wait([this](ErrorCode error, int) {
+      if (error) return;
+      log::info("reload_asked", {{"signal", "SIGHUP"}});
+      if (broker_ && !stopping_) [[maybe_unused]] const auto logged = broker_->reload_policy();
+      wait_for_hangup();
     });
   }
 
@@ -234,7 +249,7 @@ class Daemon {
   const Options& options_;
   asio::io_context io_{1};
   net::Context context_;
-  asio::signal_set signals_;
+  asio::signal_set signals_, hangup_;
   asio::steady_timer collector_;
   std::optional<net::ServerKeys> keys_;
   std::optional<net::Authority> authority_;

@@ -1,10 +1,14 @@
-// options.h - what gpuq-broker is told, with its defaults and their reasons. Flag > --config file > default.
+// options.h - what gpuq-broker is told, with its defaults and their reasons. Flag > GPUQ_* > --config file > default.
+//
+// The file is gpuq.toml: [broker] has the flags below under their own names, the other sections are the policy (broker/policy).
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
+#include "broker/policy/source.h"
 #include "broker/store/redis_store.h"
 #include "common/vocabulary/errors.h"
 #include "common/vocabulary/limits.h"
@@ -17,17 +21,17 @@ struct Options {
   store::Durability durability = store::Durability::always;
   std::uint64_t redis_budget_bytes = 0;                    ///< demanded when that Redis has maxmemory 0
   std::uint64_t redis_memory_bytes = 0;                    ///< of the managed child; 0 = its default
-  std::uint64_t blob_quota_bytes = 64ULL << 30U;
-  std::uint64_t queued_bytes_max = 0;                      ///< 0 = the core's default
-  std::string space = "default";
-  std::string listen_clients = "tcp://127.0.0.1:7700";
-  std::string listen_workers = "tcp://127.0.0.1:7701";
-  std::string listen_http = "127.0.0.1:7702";              ///< "none" = no HTTP
+  std::uint64_t blob_quota_bytes = 0;
+  std::uint64_t queued_bytes_max = 0;
+  std::string space;
+  std::string listen_clients, listen_workers;
+  std::string listen_http;                                 ///< "none" = no HTTP
   std::string keys_dir;                                    ///< DATA/keys
   bool insecure = false;
   bool memory_store = false;
   int ready_fd = -1;
   Timing timing{};
+  std::shared_ptr<policy::PolicySource> policy;            ///< never empty
 };
 
 /// nullopt: --help or --version was asked for and printed. Errors: USAGE.
