@@ -115,7 +115,7 @@ struct Image {
   std::vector<ModelRecord> models;
   struct Tombstone { JobId id; Digest128 digest; WallTime ended; };
   std::vector<Tombstone> tombstones;
-  std::vector<OperatorSetting> settings;
+  std::vector<OperatorSetting> settings{};
 };
 
 // ---- Mutations: what a step makes durable. Applied in order; a store may fold those of one job in one batch.

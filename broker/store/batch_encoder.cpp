@@ -17,6 +17,8 @@ struct Net {
   const core::JobDynamic* dynamic{};           ///< the last one
   Key fixed_key{}, dynamic_key{}, body_key{}, result_key{};
   bool created{};                              ///< by this batch: nothing of it was in the store before
+  bool made{};                                 ///< by this batch, perhaps anew
+  bool revised{};                              ///< its class may have changed: as ready it may have stood in any of the three
   bool was{};                                  ///< `from` is known: it was in that set before the batch
   JobState from{};
   JobClass job_class{};
@@ -41,6 +43,7 @@ class Fold {
   std::unordered_map<std::string, std::optional<JobId>> unique;
   std::vector<std::string> unique_order;  ///< deterministic bytes for the same batch
   std::vector<std::pair<std::string, const core::ModelRecord*>> models;         ///< null = remove
+  std::vector<std::pair<std::string, const core::OperatorSetting*>> settings;   ///< likewise
 
  private:
   Net& net(JobId id) {
@@ -73,11 +76,11 @@ class Fold {
                    [&](const core::TombstoneDropped& m) { tomb(m.id, std::nullopt); },
                    [&](const core::UniqueTaken& m) { set_unique(m.key, m.id); },
                    [&](const core::UniqueReleased& m) { set_unique(m.key, std::nullopt); },
-                   [&](const core::ModelStored& m) { model(m.record.name + "@" + m.record.version, &m.record); },
-                   [&](const core::ModelRemoved& m) { model(m.name + "@" + m.version, nullptr); },
-                   [&](const core::JobRevised&) { check(false, "the store does not keep revised jobs yet"); },
-                   [&](const core::SettingStored&) { check(false, "the store does not keep settings yet"); },
-                   [&](const core::SettingDropped&) { check(false, "the store does not keep settings yet"); },
+                   [&](const core::ModelStored& m) { put(models, m.record.name + "@" + m.record.version, &m.record); },
+                   [&](const core::ModelRemoved& m) { put(models, m.name + "@" + m.version, nullptr); },
+                   [&](const core::JobRevised& m) { revised(m); },
+                   [&](const core::SettingStored& m) { put(settings, field_of(m.setting.kind, m.setting.target), &m.setting); },
+                   [&](const core::SettingDropped& m) { put(settings, field_of(m.kind, m.target), nullptr); },
                },
                item.mutation);
   }
@@ -86,6 +89,7 @@ class Fold {
     static const auto nothing = std::make_shared<const Bytes>();
     Net& n = net(m.record.fixed.id);
     n.created = !n.was;      // an id forgotten in this very batch may come again: its old keys are still in the store
+    n.made = true;
     n.fixed = &m.record.fixed;
     n.dynamic = &m.record.dynamic;
     n.seq = m.record.fixed.seq;
@@ -118,6 +122,17 @@ class Fold {
     n.in_set = true;
   }
 
+  /// A change of class of a job in one of the sets by class is always followed by a JobChanged of the same step.
+  void revised(const core::JobRevised& m) {
+    Net& n = net(m.fixed.id);
+    n.revised = true;
+    n.fixed = &m.fixed;
+    n.fixed_key = Key::set;
+    n.seq = m.fixed.seq;
+    n.job_class = m.fixed.needs.job_class;
+    n.class_known = true;
+  }
+
   void forgotten(const core::JobForgotten& m) {
     Net& n = net(m.id);
     if (!n.created && !n.was) {
@@ -126,7 +141,7 @@ class Fold {
     }
     const Key gone = n.created ? Key::untouched : Key::unlink;
     n.fixed_key = n.dynamic_key = n.body_key = n.result_key = gone;
-    n.created = false;
+    n.created = n.made = false;
     n.fixed = nullptr;
     n.dynamic = nullptr;
     n.in_set = false;
@@ -142,10 +157,11 @@ class Fold {
   void set_unique(const std::string& key, std::optional<JobId> id) {
     if (unique.insert_or_assign(key, id).second) unique_order.push_back(key);
   }
-  void model(std::string field, const core::ModelRecord* record) {
-    for (auto& [known, value] : models)
+  template <class Record>
+  static void put(std::vector<std::pair<std::string, const Record*>>& list, std::string field, std::type_identity_t<const Record*> record) {
+    for (auto& [known, value] : list)
       if (known == field) return void(value = record);
-    models.emplace_back(std::move(field), record);
+    list.emplace_back(std::move(field), record);
   }
 
   std::vector<Net> nets_;
@@ -213,14 +229,13 @@ void add_set_moves(const std::vector<Net>& nets, const Keys& keys, CommandBuffer
     const Net& n = nets[i];
     const bool enters = n.in_set && n.dynamic != nullptr;
     const auto to = enters ? set_of(n.dynamic->state, n.job_class) : StateSet{};
-    const bool stays = enters && n.was && n.fixed == nullptr && n.class_known && set_of(n.from, n.job_class) == to;
+    const bool stays = enters && n.was && !n.made && !n.revised && n.class_known && set_of(n.from, n.job_class) == to;
     const bool rescored = to == StateSet::waiting || to == StateSet::running;   // elsewhere the score never changes
     if (enters && (!stays || rescored)) changes[static_cast<std::size_t>(to)].enter.push_back(i);
     if (!n.was) continue;
-    if (n.from == JobState::ready &&
-        !n.class_known) {  // forgotten out of ready: its class is not told, so look in all three
+    if (n.from == JobState::ready && (!n.class_known || n.revised)) {  // which of the three it stood in is not told: look in all
       for (const auto s : {StateSet::ready_inference, StateSet::ready_training, StateSet::ready_synthesis})
-        changes[static_cast<std::size_t>(s)].leave.push_back(i);
+        if (!enters || s != to) changes[static_cast<std::size_t>(s)].leave.push_back(i);
       continue;
     }
     const auto old = set_of(n.from, n.job_class);
@@ -294,6 +309,8 @@ EncodedBatch encode_batch(const Batch& batch, const Keys& keys) {
   });
   add_hash(keys.models, fold.models, encoded.commands,
            [](const auto& m) { return Entry{m.first, m.second ? std::optional(encode(*m.second)) : std::nullopt}; });
+  add_hash(keys.settings, fold.settings, encoded.commands,
+           [](const auto& s) { return Entry{s.first, s.second ? std::optional(encode(*s.second)) : std::nullopt}; });
   return encoded;
 }
 

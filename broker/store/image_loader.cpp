@@ -1,4 +1,4 @@
-// image_loader.cpp - ZRANGE a page of ids, MGET their records; models and tombstones last; then the one-set invariant.
+// image_loader.cpp - ZRANGE a page of ids, MGET their records; models, settings and tombstones last; then the one-set invariant.
 #include "broker/store/image_loader.h"
 
 #include "broker/store/command.h"
@@ -113,6 +113,21 @@ void ImageLoader::load_models() {
       auto model = decode_model(items[i + 1].text);
       if (!model) return self->corrupt(self->keys_.models, "field " + items[i].text + ": " + model.error().what);
       self->image_.models.push_back(std::move(*model));
+    }
+    self->load_settings();
+  });
+}
+
+void ImageLoader::load_settings() {
+  CommandBuffer commands;
+  commands.add("HGETALL", keys_.settings);
+  send_(commands.take(), 1, [self = shared_from_this()](std::vector<Reply> replies) {
+    if (!self->done_ || self->refused(replies[0], Reply::Type::array, self->keys_.settings)) return;
+    const auto& items = replies[0].items;
+    for (std::size_t i = 0; i + 1 < items.size(); i += 2) {
+      auto setting = decode_setting(items[i + 1].text);
+      if (!setting) return self->corrupt(self->keys_.settings, "field " + items[i].text + ": " + setting.error().what);
+      self->image_.settings.push_back(std::move(*setting));
     }
     self->load_tombs("0");
   });

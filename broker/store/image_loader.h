@@ -22,6 +22,7 @@ class ImageLoader : public std::enable_shared_from_this<ImageLoader> {
   void on_ids(std::vector<Reply> replies);
   void on_records(const std::vector<JobId>& ids, std::vector<Reply> replies);
   void load_models();
+  void load_settings();
   void load_tombs(std::string cursor);
   void fail_with(Error why);
   void corrupt(const std::string& key, const std::string& why);

@@ -166,7 +166,7 @@ std::int64_t score_of(const core::JobDynamic& dynamic, std::uint64_t seq) {
 Keys::Keys(const std::string& name_space) {
   const std::string p = "gpuq:{" + name_space + "}:";
   term = p + "term", leader = p + "leader", batch = p + "batch", tombs = p + "tombs", unique = p + "unique",
-  models = p + "models";
+  models = p + "models", settings = p + "settings";
   fixed = p + "j:", dynamic = p + "d:", body = p + "b:", result = p + "r:";
   sets = {p + "blocked", p + "waiting", p + "ready:inference", p + "ready:training", p + "ready:synthesis",
           p + "running", p + "final"};
@@ -187,18 +187,24 @@ void append_encoded(const core::JobFixed& f, std::string& out) {
   w.text(f.owner), w.text(f.label), w.u(f.body_bytes);
 }
 
+namespace {
+bool has_left(const core::JobDynamic& d) { return d.evictions != 0 || !d.leave_reason.empty() || !d.leave_for.empty(); }
+constexpr std::array<std::string_view, 3> kSettingKinds{"drain_worker", "drain_device", "pause_class"};
+}  // namespace
+
 void append_encoded(const core::JobDynamic& d, std::string& out) {
   Writer w(out);
   w.u8(static_cast<std::uint8_t>(d.state)), w.u(d.attempt), w.u64(d.nonce);
   w.u(d.failures), w.u(d.losses), w.u(d.own_losses), w.u(d.preemptions);
   w.text(d.worker), w.texts(d.devices), w.i(d.granted.value);
   w.u8(static_cast<std::uint8_t>((d.cancel_asked ? 1U : 0U) | (d.fetched ? 2U : 0U) |
-                                 (d.checkpoint.blob.empty() ? 0U : 4U)));
+                                 (d.checkpoint.blob.empty() ? 0U : 4U) | (d.held ? 8U : 0U) | (has_left(d) ? 16U : 0U)));
   w.i(d.due.ms), w.i(d.started.ms), w.i(d.ended.ms);
   if (!d.checkpoint.blob.empty()) w.blob(d.checkpoint.blob);
   w.u(d.checkpoint.step), w.text(d.model_version);
   w.text(d.error == Errc::internal ? std::string_view{} : to_string(d.error));   // the text is stable, the number is not
   w.text(d.error_text), w.u(d.result_bytes), w.blobs(d.result_blobs);
+  if (has_left(d)) w.u(d.evictions), w.text(d.leave_reason), w.id(d.leave_for);
 }
 
 std::string encode(const core::JobFixed& fixed) {
@@ -217,6 +223,15 @@ std::string encode(const core::ModelRecord& m) {
   w.text(m.name), w.text(m.version), w.blob(m.blob), w.u(m.bytes), w.text(m.runtime), w.i(m.budget.value),
       w.text(m.metadata);
   w.i(m.pushed.ms), w.text(m.owner), w.u8(m.promoted ? 1 : 0);
+  return out;
+}
+std::string field_of(core::OperatorSetting::Kind kind, const std::string& target) {
+  return std::string(kSettingKinds[static_cast<std::size_t>(kind)]) + " " + target;
+}
+std::string encode(const core::OperatorSetting& s) {
+  std::string out;
+  Writer w(out);
+  w.u8(static_cast<std::uint8_t>(s.kind)), w.text(s.target), w.i(s.deadline.ms), w.text(s.reason), w.text(s.by), w.i(s.at.ms);
   return out;
 }
 std::string encode_tombstone(const Digest128& digest, WallTime ended) {
@@ -253,14 +268,15 @@ Result<core::JobDynamic> decode_dynamic(std::string_view bytes) {
   d.failures = r.small<std::uint32_t>(), d.losses = r.small<std::uint32_t>(), d.own_losses = r.small<std::uint32_t>();
   d.preemptions = r.small<std::uint32_t>(), d.worker = r.text(), d.devices = r.texts(), d.granted.value = r.i();
   const std::uint8_t flags = r.u8();
-  if (flags > 7) r.spoil("unknown flags");
-  d.cancel_asked = (flags & 1U) != 0, d.fetched = (flags & 2U) != 0;
+  if (flags > 31) r.spoil("unknown flags (written by a newer gpuq?)");
+  d.cancel_asked = (flags & 1U) != 0, d.fetched = (flags & 2U) != 0, d.held = (flags & 8U) != 0;
   d.due.ms = r.i(), d.started.ms = r.i(), d.ended.ms = r.i();
   if ((flags & 4U) != 0) d.checkpoint.blob = r.blob();
   d.checkpoint.step = r.u(), d.model_version = r.text();
   if (const std::string error = r.text(); !error.empty() && !parse_errc(error, d.error))
     r.spoil("unknown error code '" + error + "'");
   d.error_text = r.text(), d.result_bytes = r.small<std::uint32_t>(), d.result_blobs = r.blobs();
+  if ((flags & 16U) != 0) d.evictions = r.small<std::uint32_t>(), d.leave_reason = r.text(), d.leave_for = r.id();
   return r.finish(std::move(d));
 }
 
@@ -271,6 +287,14 @@ Result<core::ModelRecord> decode_model(std::string_view bytes) {
   m.budget.value = r.i();
   m.metadata = r.text(), m.pushed.ms = r.i(), m.owner = r.text(), m.promoted = r.u8() != 0;
   return r.finish(std::move(m));
+}
+
+Result<core::OperatorSetting> decode_setting(std::string_view bytes) {
+  Reader r(bytes);
+  core::OperatorSetting s;
+  s.kind = r.enumerated<core::OperatorSetting::Kind>(kSettingKinds.size()), s.target = r.text(), s.deadline.ms = r.i();
+  s.reason = r.text(), s.by = r.text(), s.at.ms = r.i();
+  return r.finish(std::move(s));
 }
 
 Result<core::Image::Tombstone> decode_tombstone(JobId id, std::string_view bytes) {

@@ -3,7 +3,7 @@
 //   gpuq:{ns}:term            STRING  "<number> <random>": who leads; moved by CAS only, never expires
 //   gpuq:{ns}:leader          STRING  PX 2000: a hint for standbys, decides nothing
 //   gpuq:{ns}:batch           STRING  number of the last applied batch
-//   gpuq:{ns}:j:<id>          STRING  packed JobFixed; written once
+//   gpuq:{ns}:j:<id>          STRING  packed JobFixed; written once, and again by `gpuq update`
 //   gpuq:{ns}:d:<id>          STRING  packed JobDynamic; absent = JobDynamic{}, a ready job that never started
 //   gpuq:{ns}:b:<id>          STRING  body, read in the batch that grants the job
 //   gpuq:{ns}:r:<id>          STRING  result
@@ -15,6 +15,7 @@
 //   gpuq:{ns}:tombs           HASH    id -> packed digest and end, of forgotten jobs
 //   gpuq:{ns}:unique          HASH    unique key -> id
 //   gpuq:{ns}:models          HASH    name@version -> packed ModelRecord
+//   gpuq:{ns}:settings        HASH    "drain_worker w1" -> packed OperatorSetting
 // <id> is the 26-character text of the job id, so that redis-cli shows what people see.
 //
 // Why STRINGs and not a HASH per job: MSET, MGET and UNLINK take any number of keys, so a batch of 256 lives is about a dozen
@@ -51,17 +52,20 @@ std::int64_t score_of(const core::JobDynamic& dynamic, std::uint64_t seq);
 
 struct Keys {
   explicit Keys(const std::string& name_space);
-  std::string term, leader, batch, tombs, unique, models;
+  std::string term, leader, batch, tombs, unique, models, settings;
   std::string fixed, dynamic, body, result;     ///< prefixes; the id follows
   std::array<std::string, kStateSets> sets;
   [[nodiscard]] const std::string& set(StateSet s) const { return sets[static_cast<std::size_t>(s)]; }
 };
 
-// Packed records: a version byte, then fields in order; integers as varints, strings with their length.
+// Packed records: a version byte, then fields in order; integers as varints, strings with their length. What only few jobs have is
+// there when a flag says so: a job that never was on hold or preempted looks as it did before there were holds and preemptions.
 inline constexpr std::uint8_t kRecordVersion = 1;
 std::string encode(const core::JobFixed& fixed);           ///< without the id: the key has it
 std::string encode(const core::JobDynamic& dynamic);
 std::string encode(const core::ModelRecord& model);
+std::string encode(const core::OperatorSetting& setting);
+std::string field_of(core::OperatorSetting::Kind kind, const std::string& target);
 std::string encode_tombstone(const Digest128& digest, WallTime ended);
 void append_encoded(const core::JobFixed& fixed, std::string& out);
 void append_encoded(const core::JobDynamic& dynamic, std::string& out);
@@ -70,6 +74,7 @@ void append_encoded(const core::JobDynamic& dynamic, std::string& out);
 Result<core::JobFixed> decode_fixed(JobId id, std::string_view bytes);
 Result<core::JobDynamic> decode_dynamic(std::string_view bytes);
 Result<core::ModelRecord> decode_model(std::string_view bytes);
+Result<core::OperatorSetting> decode_setting(std::string_view bytes);
 Result<core::Image::Tombstone> decode_tombstone(JobId id, std::string_view bytes);
 
 }  // namespace gq::store

@@ -248,6 +248,64 @@ TEST_P(StoreConformance, models_are_kept_replaced_and_removed) {
   expect_equal(reloaded(), wanted);
 }
 
+TEST_P(StoreConformance, a_revised_job_is_remembered_as_revised_and_keeps_its_body) {
+  broker.open();
+  auto job = a_job(1, 4), other = a_job(2, 4);
+  broker.commit({created(job, "body"), created(other, "else")});
+  job.fixed.priority = 9;
+  job.fixed.needs.job_class = JobClass::synthesis;
+  job.fixed.deadline = {1'760'000'000'000};
+  broker.commit({item(core::JobRevised{job.fixed}), moved(job, JobState::ready)});
+  EXPECT_EQ(*broker.payloads({job.fixed.id}).value()[0], "body");
+  expect_equal(broker.open().image, {.jobs = {job, other}, .models = {}, .tombstones = {}});
+  broker.commit({moved(job, JobState::running), item(core::PayloadRead{job.fixed.id})});
+  job.fixed.retries = 7;   // while it runs
+  broker.commit({item(core::JobRevised{job.fixed})});
+  expect_equal(reloaded(), {.jobs = {job, other}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, a_job_may_be_revised_granted_and_forgotten_in_one_batch) {
+  broker.open();
+  auto job = a_job(1, 4), made = a_job(2, 4), kept = a_job(3, 4);
+  broker.commit({created(job, "body"), created(kept, "kept")});
+  job.fixed.needs.job_class = JobClass::training;
+  std::vector<BatchItem> all{item(core::JobRevised{job.fixed}), moved(job, JobState::ready), moved(job, JobState::running), item(core::PayloadRead{job.fixed.id}),
+                             moved(job, JobState::succeeded)};
+  all.push_back(item(core::JobForgotten{job.fixed.id, JobState::succeeded, false, {}, {}}));
+  all.push_back(created(made, "made"));
+  made.fixed.needs.job_class = JobClass::training, made.fixed.label = "again";
+  all.push_back(item(core::JobRevised{made.fixed}));
+  all.push_back(moved(made, JobState::ready));
+  kept.fixed.label = "once", all.push_back(item(core::JobRevised{kept.fixed}));
+  kept.fixed.label = "twice", all.push_back(item(core::JobRevised{kept.fixed}));
+  const auto done = broker.commit(std::move(all));
+  EXPECT_EQ(*done.payloads.at(job.fixed.id), "body");
+  expect_equal(reloaded(), {.jobs = {made, kept}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, a_job_on_hold_and_one_that_left_are_remembered_as_such) {
+  broker.open();
+  auto held = a_job(1, 4), left = a_job(2, 4);
+  broker.commit({created(held, "a"), created(left, "b")});
+  broker.commit({moved(held, JobState::ready, [](auto& d) { d.held = true; }),
+                 moved(left, JobState::yielding, [](auto& d) { d.evictions = 1, d.leave_reason = "for a higher class", d.leave_for = job_id(1); })});
+  expect_equal(reloaded(), {.jobs = {held, left}, .models = {}, .tombstones = {}});
+}
+
+TEST_P(StoreConformance, switches_are_kept_replaced_and_removed) {
+  using Kind = core::OperatorSetting::Kind;
+  broker.open();
+  core::OperatorSetting worker{Kind::drain_worker, "w1", {1'760'000'000'000}, "new disk", "ops", {7}};
+  const core::OperatorSetting device{Kind::drain_device, "w1", {}, "", "ann", {8}}, paused{Kind::pause_class, "synthesis", {}, "quiet hours", "ops", {9}};
+  broker.commit({item(core::SettingStored{worker}), item(core::SettingStored{device}), item(core::SettingStored{paused})});
+  expect_equal(broker.open().image, {.jobs = {}, .models = {}, .tombstones = {}, .settings = {worker, device, paused}});
+  worker.deadline = {}, worker.reason = "still";
+  broker.commit({item(core::SettingStored{worker}), item(core::SettingDropped{paused.kind, paused.target})});
+  expect_equal(broker.open().image, {.jobs = {}, .models = {}, .tombstones = {}, .settings = {worker, device}});
+  broker.commit({item(core::SettingDropped{worker.kind, worker.target}), item(core::SettingStored{paused})});
+  expect_equal(reloaded(), {.jobs = {}, .models = {}, .tombstones = {}, .settings = {device, paused}});
+}
+
 TEST_P(StoreConformance, a_big_batch_is_one_batch) {
   broker.open();
   std::vector<BatchItem> items;
@@ -346,6 +404,8 @@ class Lives {
     d.error = static_cast<Errc>(any(static_cast<std::uint64_t>(Errc::not_here) + 2)), d.error_text = any_text(300);
     d.result_bytes = static_cast<std::uint32_t>(random_());
     for (auto n = any(3); n > 0; --n) d.result_blobs.push_back(any_blob());
+    d.held = any(4) == 0;
+    if (any(3) == 0) d.evictions = static_cast<std::uint32_t>(any(9)), d.leave_reason = any_text(200), d.leave_for = {any(2) * random_(), random_()};
     return d;
   }
 
@@ -357,7 +417,23 @@ class Lives {
     }
     const auto at = any(live_.size());
     core::JobRecord& job = live_[at];
-    switch (any(8)) {
+    switch (any(11)) {
+      case 8: {   // a ready job may change its class; the change is told as well then
+        core::JobFixed& f = job.fixed;
+        f.priority = static_cast<std::uint8_t>(any(10)), f.label = any_text(40), f.deadline = any_time();
+        const bool ready = job.dynamic.state == JobState::ready;
+        if (ready) f.needs.job_class = static_cast<JobClass>(any(kJobClasses));
+        items.push_back(item(core::JobRevised{f}));
+        if (ready) items.push_back(item(core::JobChanged{f.id, JobState::ready, job.dynamic, f.seq, f.needs.job_class}));
+        return;
+      }
+      case 9: {
+        core::OperatorSetting s;
+        s.kind = static_cast<core::OperatorSetting::Kind>(any(3)), s.target = std::string(1, static_cast<char>('a' + any(3)));
+        if (any(3) == 0) return items.push_back(item(core::SettingDropped{s.kind, s.target}));
+        s.deadline = any_time(), s.reason = any_text(30), s.by = any_text(9), s.at = any_time();
+        return items.push_back(item(core::SettingStored{s}));
+      }
       case 0: case 1: case 2: {
         const JobState from = job.dynamic.state;
         job.dynamic = any_dynamic();

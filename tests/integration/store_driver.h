@@ -149,6 +149,7 @@ inline core::Image sorted(core::Image image) {
   std::sort(image.models.begin(), image.models.end(),
             [](const auto& a, const auto& b) { return std::tie(a.name, a.version) < std::tie(b.name, b.version); });
   std::sort(image.tombstones.begin(), image.tombstones.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  std::sort(image.settings.begin(), image.settings.end(), [](const auto& a, const auto& b) { return std::tie(a.kind, a.target) < std::tie(b.kind, b.target); });
   return image;
 }
 inline void expect_equal(const core::Image& got, const core::Image& wanted) {
@@ -156,6 +157,7 @@ inline void expect_equal(const core::Image& got, const core::Image& wanted) {
   EXPECT_EQ(a.jobs.size(), b.jobs.size());
   EXPECT_TRUE(a.jobs == b.jobs);
   EXPECT_TRUE(a.models == b.models);
+  EXPECT_TRUE(a.settings == b.settings);
   ASSERT_EQ(a.tombstones.size(), b.tombstones.size());
   for (std::size_t i = 0; i < a.tombstones.size(); ++i) {
     EXPECT_EQ(a.tombstones[i].id, b.tombstones[i].id);

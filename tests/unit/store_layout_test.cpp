@@ -37,6 +37,7 @@ core::JobDynamic full_dynamic() {
   d.failures = 1, d.losses = 2, d.own_losses = 1, d.preemptions = 300, d.cancel_asked = true, d.fetched = true, d.due = {9}, d.ended = {10};
   d.checkpoint.blob.bytes.fill(1), d.checkpoint.step = 1000, d.model_version = "0123456789ab", d.error = Errc::oom, d.error_text = "no";
   d.result_bytes = 70'000;
+  d.held = true, d.evictions = 5, d.leave_reason = "for job 9", d.leave_for = job_id(9);
   d.result_blobs.emplace_back().bytes.fill(2);
   return d;
 }
@@ -53,6 +54,35 @@ TEST(StoreLayout, the_packed_bytes_of_version_1_never_change) {
   EXPECT_EQ(hex(encode_tombstone({1, 2}, {3})), "010100000000000000020000000000000006");
 }
 
+TEST(StoreLayout, what_a_job_never_needed_costs_it_no_byte) {
+  // A job written before there were holds and preemptions: running as attempt 2 on w1, one device, cancel asked, a checkpoint.
+  const std::string before =
+      "01" "03" "02" "0807060504030201" "01000000" "027731" "01" "0547" "50552d37" "8010" "05" "00" "02" "00" + std::string(64, 'a') + "e807" "00" "00" "00" "00" "00";
+  std::string bytes;
+  for (std::size_t i = 0; i < before.size(); i += 2) bytes.push_back(static_cast<char>(std::stoi(before.substr(i, 2), nullptr, 16)));
+  core::JobDynamic d;
+  d.state = JobState::running, d.attempt = 2, d.nonce = 0x0102030405060708, d.failures = 1, d.worker = "w1", d.devices = {"GPU-7"};
+  d.granted = {1024}, d.cancel_asked = true, d.started = {1}, d.checkpoint.blob.bytes.fill(0xAA), d.checkpoint.step = 1000;
+  const auto read = store::decode_dynamic(bytes);
+  ASSERT_TRUE(read.has_value()) << read.error().what;
+  EXPECT_TRUE(*read == d);
+  EXPECT_EQ(hex(encode(d)), before);
+
+  d.held = true;
+  EXPECT_EQ(encode(d).size(), bytes.size());
+  EXPECT_TRUE(store::decode_dynamic(encode(d)).value() == d);
+  d.evictions = 2, d.leave_reason = "for a higher class", d.leave_for = job_id(9);
+  EXPECT_EQ(encode(d).size(), bytes.size() + 1 + 19 + 16);
+  EXPECT_TRUE(store::decode_dynamic(encode(d)).value() == d);
+}
+
+TEST(StoreLayout, flags_of_a_newer_gpuq_are_named) {
+  std::string bytes = encode(core::JobDynamic{});
+  const std::size_t flags = 1 + 1 + 1 + 8 + 4 + 1 + 1 + 1;
+  bytes[flags] = 32;
+  EXPECT_EQ(store::decode_dynamic(bytes).error().what, "unknown flags (written by a newer gpuq?)");
+}
+
 TEST(StoreLayout, every_field_comes_back) {
   const auto f = full_fixed();
   EXPECT_TRUE(decode_fixed(f.id, encode(f)).value() == f);
@@ -62,6 +92,10 @@ TEST(StoreLayout, every_field_comes_back) {
   core::ModelRecord m{.name = "yolo", .version = "1", .blob = {}, .bytes = 1ULL << 40U, .runtime = "torchscript", .budget = {-1},
                       .metadata = "{}", .pushed = {-5}, .owner = "ops", .promoted = true};
   EXPECT_TRUE(store::decode_model(store::encode(m)).value() == m);
+  const core::OperatorSetting s{core::OperatorSetting::Kind::drain_device, "GPU-7", {1'760'000'000'000}, "new fan", "ops", {5}};
+  EXPECT_TRUE(store::decode_setting(store::encode(s)).value() == s);
+  EXPECT_EQ(store::field_of(s.kind, s.target), "drain_device GPU-7");
+  EXPECT_FALSE(store::decode_setting(store::encode(s) + "x"));
 }
 
 TEST(StoreLayout, a_record_cut_anywhere_is_an_error_and_so_is_one_with_more) {
@@ -80,6 +114,7 @@ TEST(StoreLayout, a_flipped_bit_never_crashes_and_a_newer_version_is_named) {
     (void)store::decode_fixed(job_id(7), odd);
     (void)store::decode_dynamic(odd);
     (void)store::decode_model(odd);
+    (void)store::decode_setting(odd);
   }
   bytes[0] = 2;
   EXPECT_EQ(store::decode_fixed(job_id(7), bytes).error().what, "record version 2 is not 1");
@@ -132,6 +167,28 @@ TEST(StoreBatch, a_whole_life_in_one_batch_is_its_end) {
   EXPECT_EQ(commands_of(batch), (Lines{"MSET j:#1 <record> d:#1 <record> b:#1 A r:#1 R", "ZADD final 1760000000010 #1"}));
   EXPECT_TRUE(batch.reads.empty());
   EXPECT_EQ(*batch.known.at(a.fixed.id), "A");
+}
+
+TEST(StoreBatch, a_revised_job_is_written_again_and_moves_only_when_its_class_changed) {
+  auto a = a_job(1);
+  a.fixed.priority = 9;
+  EXPECT_EQ(encoded({item(core::JobRevised{a.fixed})}), (Lines{"MSET j:#1 <record>"}));
+  a.fixed.needs.job_class = JobClass::training;
+  EXPECT_EQ(encoded({item(core::JobRevised{a.fixed}), moved(a, JobState::ready)}),
+            (Lines{"MSET j:#1 <record> d:#1 <record>", "ZREM ready:inference #1", "ZADD ready:training 1 #1", "ZREM ready:synthesis #1"}));
+  auto revised = item(core::JobRevised{a.fixed});
+  EXPECT_EQ(encoded({revised, moved(a, JobState::ready), moved(a, JobState::running)}),
+            (Lines{"MSET j:#1 <record> d:#1 <record>", "ZREM ready:inference #1", "ZREM ready:training #1", "ZREM ready:synthesis #1", "ZADD running 1760000000006 #1"}));
+  auto b = a_job(2);
+  auto submit = created(b, "B");
+  b.fixed.needs.job_class = JobClass::synthesis;
+  EXPECT_EQ(encoded({submit, item(core::JobRevised{b.fixed}), moved(b, JobState::ready)}), (Lines{"MSET j:#2 <record> b:#2 B", "ZADD ready:synthesis 2 #2"}));
+}
+
+TEST(StoreBatch, of_a_switch_only_the_last_position_counts) {
+  const core::OperatorSetting drain{core::OperatorSetting::Kind::drain_worker, "w1", {}, "", "ops", {1}};
+  EXPECT_EQ(encoded({item(core::SettingStored{drain})}), (Lines{"HSET settings drain_worker w1 <record>"}));
+  EXPECT_EQ(encoded({item(core::SettingStored{drain}), item(core::SettingDropped{drain.kind, drain.target})}), (Lines{"HDEL settings drain_worker w1"}));
 }
 
 TEST(StoreBatch, a_life_begun_and_forgotten_in_one_batch_is_nothing) {
