@@ -28,6 +28,7 @@ struct SubmitItem {
   JobFixed fixed;      ///< seq, submitted and owner are filled by the core
   Token body{};
   bool watch{};        ///< send a JobNotice to this peer when it is final
+  bool strict{};       ///< refuse it with NO_FIT when no device known could ever hold it
 };
 struct SubmitReceived { PeerId peer; std::uint64_t request{}; std::string owner; std::vector<SubmitItem> items; };
 struct WatchReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; };      ///< final ones are noticed at once

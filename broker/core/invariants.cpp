@@ -31,7 +31,7 @@ void Core::State::check_all() const {
     sums.by[static_cast<std::size_t>(needs_of(job).job_class)][static_cast<std::size_t>(job.state)]++;
     check(is_granted(job.state) == (job.hold != kNone), "a grant without a hold, or a hold without a grant");
     if (job.hold != kNone) check(holds[job.hold].job == slot, "a hold of another job");
-    if (job.state == JobState::ready) {
+    if (job.state == JobState::ready && !job.held) {
       ready_of[job.shape]++;
       check(job.queued, "a ready job stands in no line");
     }
@@ -69,10 +69,11 @@ void Core::State::check_all() const {
     for (const auto& line : shape.lines) {
       if (!line) continue;
       const auto count = [&](const Entry& e) {
+        if (e.job == kNone) return;
         const Job& job = jobs[e.job];
-        if (job.seq != e.seq || job.state != JobState::ready || job.shape != i) return;
+        if (job.seq != e.seq || job.state != JobState::ready || job.held || job.shape != i) return;
         check(++entries[e.job] == 1, "a ready job stands in line twice");
-        const ShapeKey key{static_cast<std::uint8_t>(shape.needs.job_class), order_of(job), job.seq, i};
+        const ShapeKey key{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, order_of(job), job.seq, i};
         if (best.shape == kNone || key < best) best = key;
       };
       for (const Entry& e : line->queue) count(e);
@@ -112,13 +113,17 @@ void Core::State::check_all() const {
     const Lane& lane = lanes[i];
     if (lane.worker == kNone) continue;
     check(lane.used <= lane.limit, "a lane's credit is overdrawn");
-    const Worker& worker = workers[lane.worker];
-    const bool open = worker.usable() && lane.has_credit() && (lane.device == kNone || devices[lane.device].healthy);
+    const bool open = is_open(lane);
     if (lane.kind == LaneKind::start) {
-      check(open == (lane.listed_free >= 0), "a start lane is listed wrongly");
-      if (open) {
-        check(lane.listed_free == std::max<std::int64_t>(0, devices[lane.device].free()), "a device is listed under a wrong size");
-        check(groups[worker.group].starts.contains({lane.listed_free, i}), "a start lane is not listed");
+      check(lane.shelf != kNone, "a start lane belongs on no shelf");
+      const Shelf& shelf = shelves[lane.shelf];
+      const Device& d = devices[lane.device];
+      check(shelf.group == workers[lane.worker].group && shelf.classes == d.rules.classes && shelf.small == d.small &&
+                shelf.by_class == (any_exclusion || d.rules.reserves), "a start lane stands on the wrong shelf");
+      for (std::size_t c = 0; c < kJobClasses; ++c) {
+        const std::int64_t room = !open || (c > 0 && !shelf.by_class) ? -1 : shelf.by_class ? room_of(static_cast<JobClass>(c), d) : std::max<std::int64_t>(0, d.free());
+        check(lane.listed[c] == room, "a start lane is listed under a wrong size");
+        check(room < 0 || shelf.starts[c].contains({room, i}), "a start lane is not listed");
       }
     } else {
       check(open == (lane.ring_at != kNone), "a lane stands in its ring wrongly");
@@ -130,8 +135,10 @@ void Core::State::check_all() const {
   for (Index i = 0; i < devices.extent(); ++i) {
     const Device& d = devices[i];
     Mib sum;
+    std::array<Mib, kJobClasses> by_class{};
     for (const Charge& c : d.charges) {
       sum += c.size;
+      by_class[static_cast<std::size_t>(c.job_class)] += c.size;
       check(c.size.value >= 0, "a negative charge");
       if (c.kind == Charge::Kind::job) check(c.hold != kNone && holds[c.hold].charged && holds[c.hold].worker == c.worker, "a charge of no job");
       if (c.kind != Charge::Kind::model) continue;
@@ -139,6 +146,7 @@ void Core::State::check_all() const {
       check(c.lane != kNone || c.lingers || (c.hold != kNone && holds[c.hold].charged), "a loaded model that nobody speaks for");
     }
     check(sum == d.charged, "a ledger is not the sum of its charges");
+    check(by_class == d.used_by, "a ledger's sums by class are wrong");
     Index model_holds = 0;
     for (Index h = 0; h < holds.extent(); ++h)
       if (holds[h].job != kNone && holds[h].charged && holds[h].is_model)

@@ -14,7 +14,7 @@ void Core::State::move_job(Index slot, Verb verb, Token result) {
   counts[static_cast<std::size_t>(from)]--;
   counts[static_cast<std::size_t>(*to)]++;
   job.state = *to;
-  if (from == JobState::ready) leave_line(slot);
+  if (from == JobState::ready && !job.held) leave_line(slot);
   if (is_granted(from) && !is_granted(*to)) release_hold(job.hold);
   if (*to == JobState::ready) {
     job.due_ms = 0;

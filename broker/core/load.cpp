@@ -16,6 +16,10 @@ void Core::State::load(const Image& image) {
   }
   ++models_epoch;
 
+  for (const OperatorSetting& setting : image.settings) settings[{setting.kind, setting.target}] = setting;
+  if (std::any_of(image.settings.begin(), image.settings.end(), [](const OperatorSetting& s) { return s.deadline.ms != 0; }))
+    arm_wall(now.wall, TimerKind::drain, kNone, 0);
+
   std::vector<const JobRecord*> order;
   order.reserve(image.jobs.size());
   for (const JobRecord& record : image.jobs) order.push_back(&record);
@@ -76,6 +80,7 @@ void Core::State::load(const Image& image) {
       workers[worker].last_beat = lease_now();
       workers[worker].link_gone = lease_now();
       recharge(hold_again(worker, slot));
+      ask_again(job.hold);
       watch_worker(worker);
     }
   }

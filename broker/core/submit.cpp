@@ -95,11 +95,24 @@ std::optional<Error> Core::State::refuse_state(const JobFixed& f) const {
                    "gpuq status " + to_string(jobs[it->second].id)};
   if (unfinished >= config.limits.jobs_max)
     return Error{Errc::queue_full, std::to_string(unfinished) + " jobs are waiting or running", "wait, or cancel some"};
+  if (auto full = refuse_class_full(f.needs.job_class)) return full;
   if (totals.queued_bytes + f.body_bytes > config.queued_bytes_max)
     return Error{Errc::queue_full, "the arguments of waiting jobs fill their budget", "wait, or pass large inputs as files"};
   if (totals.final_bytes > config.final_bytes_max)
     return Error{Errc::queue_full, "results that nobody has fetched fill their budget", "fetch results, or raise the budget"};
   return std::nullopt;
+}
+
+/// The policy's cap on what may wait in a class.
+std::optional<Error> Core::State::refuse_class_full(JobClass c) const {
+  const std::uint32_t most = config.policy.of(c).queued_max;
+  const auto& counts = totals.by_class_and_state[static_cast<std::size_t>(c)];
+  const std::uint64_t waiting = counts[static_cast<std::size_t>(JobState::blocked)] + counts[static_cast<std::size_t>(JobState::waiting)] +
+                                counts[static_cast<std::size_t>(JobState::ready)];
+  if (most == 0 || waiting < most) return std::nullopt;
+  const std::string name{to_string(c)};
+  return Error{Errc::queue_full, std::to_string(waiting) + " " + name + " jobs are waiting, and class." + name + ".queued_max is " + std::to_string(most),
+               "wait, cancel some, or raise the cap"};
 }
 
 /// The record and its place in every index but the line; used by load, too.

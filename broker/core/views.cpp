@@ -25,8 +25,9 @@ std::uint64_t Core::State::ahead_of(Index slot) const {
     const Shape& shape = shapes[i];
     if (!shape.live || shape.ready == 0 || shape.needs.job_class != job_class) continue;
     const auto count = [&](const Entry& e) {
+      if (e.job == kNone) return true;
       const Job& other = jobs[e.job];
-      if (other.seq == e.seq && other.state == JobState::ready && std::pair(order_of(other), other.seq) < mine) ++ahead;
+      if (other.seq == e.seq && other.state == JobState::ready && !other.held && std::pair(order_of(other), other.seq) < mine) ++ahead;
       return other.seq != e.seq || std::pair(order_of(other), other.seq) < mine;
     };
     for (const auto& line : shape.lines) {
@@ -50,6 +51,7 @@ std::string Core::State::reason_of(Index slot) const {
     return x != nullptr && x->not_before.ms != 0 && x->not_before.ms == job.due_ms ? "its start date has not come" : "backing off after a failure";
   if (job.state == JobState::yielding) return "asked to leave";
   if (job.state != JobState::ready) return {};
+  if (job.held) return "on hold until it is released (gpuq release " + to_string(job.id) + ")";
   const Shape& shape = shapes[job.shape];
   constexpr std::size_t kPlaces = 2000;
   std::size_t best = 0;

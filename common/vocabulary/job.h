@@ -69,6 +69,7 @@ inline constexpr std::array kTransitions{
     Transition{JobState::ready, Verb::cancel, JobState::cancelled},
     Transition{JobState::ready, Verb::expire, JobState::expired},
     Transition{JobState::ready, Verb::succeed, JobState::succeeded},      // declared lost, result came after all
+    Transition{JobState::ready, Verb::defer, JobState::waiting},          // given a date in the future after all
     Transition{JobState::ready, Verb::retry, JobState::waiting},
     Transition{JobState::ready, Verb::fail, JobState::failed},            // payload lost, late failure
     Transition{JobState::running, Verb::refuse, JobState::ready},
