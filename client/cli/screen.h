@@ -22,6 +22,7 @@ void print_screen(Cli& cli, const Overview& view, Detail detail, std::int64_t no
 /// Sentences, each with what to do; empty = all is well.
 std::vector<std::string> whats_wrong(const Overview& view);
 void print_workers(Cli& cli, const std::vector<gpuq::WorkerStatus>& workers, bool wide);
+void print_job(Cli& cli, const gpuq::JobStatus& job, std::int64_t now_ms);   ///< all about one
 void print_jobs(Cli& cli, const std::vector<gpuq::JobStatus>& jobs, std::int64_t now_ms);
 
 }  // namespace gq::cli

@@ -54,7 +54,59 @@ std::string left_text(const gpuq::JobStatus& job) {
 
 std::int64_t age_of(const gpuq::JobStatus& job, std::int64_t now) { return (job.ended_ms != 0 ? job.ended_ms : now) - job.submitted_ms; }
 
-void print_one(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
+int run_status(Cli& cli, const std::vector<std::string>& words) {
+  if (words.empty()) return show_screen(cli, Detail::status);
+  const auto ids = resolve_jobs(cli, words);
+  const auto jobs = cli.client().status(ids);
+  if (cli.is_json()) {
+    std::vector<nlohmann::ordered_json> items;
+    for (const gpuq::JobStatus& job : jobs) items.push_back(to_json(job));
+    print_json(cli.io.out, cli.format() == Format::jsonl, "jobs", items);
+  }
+  const std::int64_t now = wall_now_ms();
+  std::string missing;
+  for (const gpuq::JobStatus& job : jobs) {
+    if (!job.found && missing.empty()) missing = job.id;
+    if (job.found && !cli.is_json()) print_job(cli, job, now);
+  }
+  if (missing.empty()) return 0;
+  const gpuq::Error error("NOT_FOUND", "there is no job " + missing, "gpuq list");
+  return cli.is_json() ? error.exit_code() : report(cli, error);
+}
+
+struct ListArguments {
+  std::string state, job_class, kind, after;
+  bool active = false;
+  int limit = 50;
+};
+
+int run_list(Cli& cli, const ListArguments& a) {
+  gpuq::ListFilter filter;
+  filter.state = a.state;
+  filter.job_class = a.job_class;
+  filter.kind = a.kind;
+  filter.active_only = a.active;
+  filter.limit = a.limit;
+  if (!a.after.empty()) filter.after = resolve_job(cli, a.after);
+  const auto jobs = cli.client().list(filter);
+  if (cli.is_json()) {
+    std::vector<nlohmann::ordered_json> items;
+    for (const gpuq::JobStatus& job : jobs) items.push_back(to_json(job));
+    print_json(cli.io.out, cli.format() == Format::jsonl, "jobs", items);
+    return 0;
+  }
+  if (jobs.empty()) {
+    cli.note("no jobs" + std::string(a.state.empty() && a.kind.empty() && a.job_class.empty() && !a.active ? "; a first one: gpuq submit echo --wait" : " like that"));
+    return 0;
+  }
+  print_jobs(cli, jobs, wall_now_ms());
+  if (static_cast<int>(jobs.size()) == a.limit) cli.note("there may be more: gpuq list --page-after " + jobs.back().id);
+  return 0;
+}
+
+}  // namespace
+
+void print_job(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
   std::ostream& out = cli.io.out;
   const auto line = [&](const char* name, const std::string& value) {
     if (!value.empty()) out << "  " << name << std::string(std::string_view(name).size() < 12 ? 12 - std::string_view(name).size() : 1, ' ') << value << '\n';
@@ -103,58 +155,6 @@ void print_one(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
     for (std::string text; std::getline(lines, text);) out << "    " << text << '\n';
   }
 }
-
-int run_status(Cli& cli, const std::vector<std::string>& words) {
-  if (words.empty()) return show_screen(cli, Detail::status);
-  const auto ids = resolve_jobs(cli, words);
-  const auto jobs = cli.client().status(ids);
-  if (cli.is_json()) {
-    std::vector<nlohmann::ordered_json> items;
-    for (const gpuq::JobStatus& job : jobs) items.push_back(to_json(job));
-    print_json(cli.io.out, cli.format() == Format::jsonl, "jobs", items);
-  }
-  const std::int64_t now = wall_now_ms();
-  std::string missing;
-  for (const gpuq::JobStatus& job : jobs) {
-    if (!job.found && missing.empty()) missing = job.id;
-    if (job.found && !cli.is_json()) print_one(cli, job, now);
-  }
-  if (missing.empty()) return 0;
-  const gpuq::Error error("NOT_FOUND", "there is no job " + missing, "gpuq list");
-  return cli.is_json() ? error.exit_code() : report(cli, error);
-}
-
-struct ListArguments {
-  std::string state, job_class, kind, after;
-  bool active = false;
-  int limit = 50;
-};
-
-int run_list(Cli& cli, const ListArguments& a) {
-  gpuq::ListFilter filter;
-  filter.state = a.state;
-  filter.job_class = a.job_class;
-  filter.kind = a.kind;
-  filter.active_only = a.active;
-  filter.limit = a.limit;
-  if (!a.after.empty()) filter.after = resolve_job(cli, a.after);
-  const auto jobs = cli.client().list(filter);
-  if (cli.is_json()) {
-    std::vector<nlohmann::ordered_json> items;
-    for (const gpuq::JobStatus& job : jobs) items.push_back(to_json(job));
-    print_json(cli.io.out, cli.format() == Format::jsonl, "jobs", items);
-    return 0;
-  }
-  if (jobs.empty()) {
-    cli.note("no jobs" + std::string(a.state.empty() && a.kind.empty() && a.job_class.empty() && !a.active ? "; a first one: gpuq submit echo --wait" : " like that"));
-    return 0;
-  }
-  print_jobs(cli, jobs, wall_now_ms());
-  if (static_cast<int>(jobs.size()) == a.limit) cli.note("there may be more: gpuq list --page-after " + jobs.back().id);
-  return 0;
-}
-
-}  // namespace
 
 void print_jobs(Cli& cli, const std::vector<gpuq::JobStatus>& jobs, std::int64_t now) {
   const bool wide = cli.format() == Format::wide;

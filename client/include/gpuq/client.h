@@ -187,7 +187,7 @@ struct PolicyPlan {
   std::vector<std::string> warnings;
   std::vector<Change> stranded, would_start, would_wait;
 };
-struct Setting { std::string key, value, origin, where; };   ///< origin: "file", "built in", …; where: file:line:column
+struct Setting { std::string key, value, origin, where; };   ///< origin: default, file, environment or flag; where: file:line:column
 struct Configuration { std::string file; std::int64_t loaded_ms = 0; std::vector<Setting> settings; std::vector<std::string> warnings; };
 
 struct LogChunk { std::string bytes; std::uint64_t offset = 0, next = 0; bool end = false; };
