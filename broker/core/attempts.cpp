@@ -23,6 +23,7 @@ void Core::State::mark_started(Index index) {
   Hold& hold = holds[index];
   if (hold.started) return;
   hold.started = true;
+  if (hold.run_since == Instant{}) hold.run_since = hold.safe_since = lease_now();
   const Job& job = jobs[hold.job];
   if (job.timeout > Duration{0})
     arm(lease_now() + job.timeout + config.timing.timeout_margin, TimerKind::attempt, hold.job, job.nonce);
@@ -34,9 +35,9 @@ void Core::State::on_started(const AttemptsStarted& e) {
 }
 
 /// Shape x place waits a moment; other shapes and other places go on.
-void Core::State::back_off(Index shape, Index place) {
+void Core::State::back_off(Index shape, Index place, Duration wait) {
   const std::uint64_t key = std::uint64_t{shape} << 32U | place;
-  const Instant until = lease_now() + config.timing.refuse_backoff;
+  const Instant until = lease_now() + std::max(wait, config.timing.refuse_backoff);
   const auto [it, is_new] = backoffs.insert_or_assign(key, until.time_since_epoch().count());
   (void)it;
   if (is_new) shapes[shape].backoffs++;
@@ -111,6 +112,7 @@ void Core::State::end_attempt(Index slot, AttemptEnd& e) {
     case Outcome::yielded:
       if (!is_granted(job.state)) return commit_change(slot, job.state);
       job.preemptions++;
+      if (const Extra* x = extra(job); job.state == JobState::yielding && x != nullptr && !x->leave_for.empty()) job.evictions++;
       move_job(slot, Verb::yield);
       break;
     case Outcome::succeeded: case Outcome::cancelled: case Outcome::lost:
@@ -165,6 +167,7 @@ void Core::State::on_checkpoint(const CheckpointSaved& e) {
   if (slot == kNone || is_terminal(jobs[slot].state)) return;
   if (extra_of(jobs[slot]).checkpoint == e.checkpoint) return;
   extra_of(jobs[slot]).checkpoint = e.checkpoint;
+  if (jobs[slot].hold != kNone) holds[jobs[slot].hold].safe_since = lease_now();
   commit_change(slot, jobs[slot].state);
 }
 

@@ -45,12 +45,12 @@ class Pool {
   [[nodiscard]] Index extent() const { return extent_; }
   [[nodiscard]] std::size_t live() const { return extent_ - free_.size(); }
   [[nodiscard]] std::uint64_t bytes() const {
-    return chunks_.size() * ((std::uint64_t{1} << kBits) * sizeof(T) + sizeof(void*)) + free_.capacity() * sizeof(Index);
+    return chunks_.size() * ((std::uint64_t{1} << kBits) * sizeof(T) + sizeof(void*)) + free_.size() * sizeof(Index);
   }
 
  private:
   std::vector<std::unique_ptr<T[]>> chunks_;
-  std::vector<Index> free_;
+  std::deque<Index> free_;  // not a vector: a million of them would be copied at once when it grows
   Index extent_{};
 };
 

@@ -60,6 +60,7 @@ void Core::step(const Moment& now, std::uint64_t entropy, Event event, Effects& 
   s.run_timers();  // what this event set may be due already
   s.settle();
   s.retain();
+  s.relieve();
   s.schedule();
   s.stepped = true;
   s.out = nullptr;
@@ -98,6 +99,7 @@ void Core::State::run_timers() {
     timers.pop_back();
     return timer;
   };
+  if (now.wall.ms < rules_from_ms || now.wall.ms >= rules_until_ms) on_window_timer();
   check_offers();
   while (!lease_timers.empty() && lease_timers.front().at <= lease_now().time_since_epoch().count()) on_timer(pop(lease_timers));
   while (!wall_timers.empty() && wall_timers.front().at <= now.wall.ms) on_timer(pop(wall_timers));
@@ -110,11 +112,18 @@ void Core::State::on_timer(const Timer& t) {
     case TimerKind::offer: on_offer_timer(t.index, t.stamp); return;
     case TimerKind::attempt: on_attempt_timer(t.index, t.stamp); return;
     case TimerKind::plan: on_plan_timer(t.index, t.stamp); return;
-    case TimerKind::drain: on_drain_timer(t.index, t.stamp); return;
-    case TimerKind::window: on_window_timer(); return;
-    case TimerKind::back_off: case TimerKind::not_before:
-      if (jobs[t.index].seq == t.stamp && jobs[t.index].state == JobState::waiting) move_job(t.index, Verb::come_due);
+    case TimerKind::replan: on_replan_timer(t.index); return;
+    case TimerKind::leave: on_leave_timer(t.index, t.stamp); return;
+    case TimerKind::drain: on_drain_timer(); return;
+    case TimerKind::back_off: case TimerKind::not_before: {
+      const Job& job = jobs[t.index];
+      if (job.seq != t.stamp || job.state != JobState::waiting) return;
+      const Extra* x = extra(job);
+      const bool dated = x != nullptr && x->not_before.ms != 0 && x->not_before.ms == job.due_ms;
+      if (dated != (t.kind == TimerKind::not_before) || (dated && job.due_ms > now.wall.ms)) return;  // its date has been changed
+      move_job(t.index, Verb::come_due);
       return;
+    }
     case TimerKind::place: {
       const auto it = backoffs.find(t.stamp);
       if (it == backoffs.end() || it->second > lease_now().time_since_epoch().count()) return;
@@ -127,6 +136,7 @@ void Core::State::on_timer(const Timer& t) {
       Job& job = jobs[t.index];
       if (job.seq != t.stamp || is_terminal(job.state)) return;
       if (is_granted(job.state)) return;  // armed again should it come back
+      if (const Extra* x = extra(job); x == nullptr || x->deadline.ms == 0 || x->deadline.ms > now.wall.ms) return;  // it has been changed
       set_error(job, Errc::expired, "its deadline passed before it could start");
       job.nonce = 0;
       move_job(t.index, Verb::expire);
@@ -149,6 +159,7 @@ std::optional<Instant> Core::State::wakeup() const {
   }
   const auto of_wall = [&](std::int64_t ms) { return now.steady + std::chrono::milliseconds(std::max<std::int64_t>(0, ms - now.wall.ms)); };
   if (!wall_timers.empty()) sooner(of_wall(wall_timers.front().at));
+  if (rules_until_ms != INT64_MAX) sooner(of_wall(std::max(rules_until_ms, now.wall.ms)));
   if (const auto ms = next_retention_ms()) sooner(of_wall(*ms));
   if (at) at = std::max(*at, now.steady);
   return at;

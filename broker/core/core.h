@@ -115,7 +115,8 @@ class Core {
   struct HardConstraint;
   struct Without;
   struct Detail;
-  static const std::array<HardConstraint, 12> kHardConstraints;
+  struct Constraints;
+  static const std::array<HardConstraint, 19> kHardConstraints;
   std::unique_ptr<State> state_;
 };
 

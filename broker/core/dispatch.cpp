@@ -18,8 +18,10 @@ std::uint64_t splitmix64(std::uint64_t& state) {
 }  // namespace
 
 void Core::State::schedule() {
+  (void)tend_plans();
   schedule_domain(false);
-  schedule_domain(true);
+  do schedule_domain(true);
+  while (static_cast<int>(tend_plans()) + static_cast<int>(plan_for_waiting()) != 0);
   for (auto* touched : {&touched_slots, &touched_device_lanes}) {
     for (const Index lane : *touched) lanes[lane].touched = false;
     touched->clear();
@@ -41,7 +43,7 @@ void Core::State::schedule_domain(bool uses_device) {
     const bool take_fresh = !to_try.empty() && (!any_room || at == standing.end() || *to_try.begin() < *at);
     if (take_fresh) {
       const Index shape = to_try.begin()->shape;
-      if (pick_anywhere(shape, pick)) {
+      if (pick_planned(shape, pick) || pick_anywhere(shape, pick) || pick_backfill(shape, pick)) {
         dispatch(shape, pick);
         if (room_reopened) {  // a dispatch gave room back (the device kept for a suspect): shapes passed already are asked again
           at = standing.begin();
@@ -60,11 +62,13 @@ void Core::State::schedule_domain(bool uses_device) {
         }
       stand(shape, Standing::parked);
       await_device(shape);
+      want_plan(shape);
       parked_now.push_back(shape);
       continue;
     }
     const ShapeKey key = *at;
-    if (std::find(parked_now.begin(), parked_now.end(), key.shape) == parked_now.end() && pick_touched(key.shape, pick)) {
+    if (std::find(parked_now.begin(), parked_now.end(), key.shape) == parked_now.end() &&
+        (pick_touched(key.shape, pick) || pick_backfill(key.shape, pick))) {
       dispatch(key.shape, pick);
       any_room = room_left();
       if (room_reopened) {
@@ -122,9 +126,13 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   job.model_version = hold.version == kNone ? 0 : texts.intern(versions[hold.version].record.version);
 
   ++lane.used;
+  const std::uint64_t reservation = pick.backfills == kNone ? 0 : plans[pick.backfills].stamp;
+  started_on(shape, pick.devices);
+  shapes[shape].waits_since = lease_now().time_since_epoch().count();
   charge_hold(h, pick.loads);
   refresh_lane(pick.lane, false);
   stop_awaiting(shape);
+  if (reservation != 0) backfilled(h, pick.backfills);
   uncommitted.push_back({job.seq, slot, job.attempt, gathering, 0});
   ++totals.assigned;
   move_job(slot, Verb::dispatch);

@@ -11,50 +11,59 @@ std::uint32_t JobTable::hash_of(const JobId& id) {
 }
 
 Index JobTable::find(const JobId& id) const {
-  const std::size_t mask = table_.size() - 1;
   const std::uint32_t hash = hash_of(id);
+  const auto& cells = shard_of(hash).cells;
+  const std::size_t mask = cells.size() - 1;
   for (std::size_t at = hash & mask;; at = (at + 1) & mask) {
-    const Cell& cell = table_[at];
+    const Cell& cell = cells[at];
     if (cell.slot == kNone || (cell.hash == hash && pool_[cell.slot].id == id)) return cell.slot;
   }
 }
 
 Index JobTable::add(const JobId& id) {
-  if ((pool_.live() + 1) * 10 > table_.size() * 7) grow();
+  const std::uint32_t hash = hash_of(id);
+  Shard& shard = shard_of(hash);
+  if ((shard.used + 1) * std::size_t{10} > shard.cells.size() * 7) grow(shard);
   const Index slot = pool_.make();
   pool_[slot].id = id;
-  place({hash_of(id), slot});
+  place(shard.cells, {hash, slot});
+  ++shard.used;
   return slot;
 }
 
-void JobTable::place(Cell cell) {
-  const std::size_t mask = table_.size() - 1;
+void JobTable::place(std::vector<Cell>& cells, Cell cell) {
+  const std::size_t mask = cells.size() - 1;
   std::size_t at = cell.hash & mask;
-  while (table_[at].slot != kNone) at = (at + 1) & mask;
-  table_[at] = cell;
+  while (cells[at].slot != kNone) at = (at + 1) & mask;
+  cells[at] = cell;
 }
 
 void JobTable::drop(Index slot) {
-  const std::size_t mask = table_.size() - 1;
-  std::size_t hole = hash_of(pool_[slot].id) & mask;
-  while (table_[hole].slot != slot) hole = (hole + 1) & mask;
+  const std::uint32_t hash = hash_of(pool_[slot].id);
+  Shard& shard = shard_of(hash);
+  auto& cells = shard.cells;
+  const std::size_t mask = cells.size() - 1;
+  std::size_t hole = hash & mask;
+  while (cells[hole].slot != slot) hole = (hole + 1) & mask;
   // Close the gap: whatever stands behind it and belongs at or before it moves up.
-  for (std::size_t at = (hole + 1) & mask; table_[at].slot != kNone; at = (at + 1) & mask) {
-    const std::size_t want = table_[at].hash & mask;
+  for (std::size_t at = (hole + 1) & mask; cells[at].slot != kNone; at = (at + 1) & mask) {
+    const std::size_t want = cells[at].hash & mask;
     if (((at - want) & mask) >= ((at - hole) & mask)) {
-      table_[hole] = table_[at];
+      cells[hole] = cells[at];
       hole = at;
     }
   }
-  table_[hole] = {};
+  cells[hole] = {};
+  --shard.used;
   pool_.drop(slot);
 }
 
-void JobTable::grow() {
-  std::vector<Cell> old(table_.size() * 2);
-  old.swap(table_);
+void JobTable::grow(Shard& shard) {
+  bytes_ += shard.cells.size() * sizeof(Cell);
+  std::vector<Cell> old(shard.cells.size() * 2);
+  old.swap(shard.cells);
   for (const Cell& cell : old)
-    if (cell.slot != kNone) place(cell);
+    if (cell.slot != kNone) place(shard.cells, cell);
 }
 
 }  // namespace gq::core

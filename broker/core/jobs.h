@@ -77,6 +77,7 @@ struct Extra {
 };
 
 /// JobId -> slot: open addressing over slots and 32 bits of hash; the ids are read from the jobs themselves, once per hit.
+/// A thousand small tables, so that none of them ever takes a noticeable time to grow.
 class JobTable {
  public:
   [[nodiscard]] Index find(const JobId& id) const;
@@ -86,18 +87,26 @@ class JobTable {
   const Job& operator[](Index slot) const { return pool_[slot]; }
   [[nodiscard]] Index extent() const { return pool_.extent(); }
   [[nodiscard]] std::size_t size() const { return pool_.live(); }
-  [[nodiscard]] std::uint64_t bytes() const { return pool_.bytes() + table_.capacity() * sizeof(Cell); }
+  [[nodiscard]] std::uint64_t bytes() const { return pool_.bytes() + bytes_; }
 
  private:
   struct Cell {
     std::uint32_t hash{};
     Index slot{kNone};
   };
+  struct Shard {
+    std::vector<Cell> cells = std::vector<Cell>(4);
+    std::uint32_t used{};
+  };
+  static constexpr unsigned kShardBits = 10;
   static std::uint32_t hash_of(const JobId& id);
-  void place(Cell cell);
-  void grow();
+  static void place(std::vector<Cell>& cells, Cell cell);
+  void grow(Shard& shard);
+  [[nodiscard]] Shard& shard_of(std::uint32_t hash) { return shards_[hash >> (32U - kShardBits)]; }
+  [[nodiscard]] const Shard& shard_of(std::uint32_t hash) const { return shards_[hash >> (32U - kShardBits)]; }
   Pool<Job, 12> pool_;
-  std::vector<Cell> table_ = std::vector<Cell>(64);
+  std::vector<Shard> shards_ = std::vector<Shard>(std::size_t{1} << kShardBits);
+  std::uint64_t bytes_ = (std::uint64_t{1} << kShardBits) * (sizeof(Shard) + 4 * sizeof(Cell));
 };
 
 }  // namespace gq::core

@@ -17,6 +17,7 @@ void Core::State::load(const Image& image) {
   ++models_epoch;
 
   for (const OperatorSetting& setting : image.settings) settings[{setting.kind, setting.target}] = setting;
+  apply_settings();
   if (std::any_of(image.settings.begin(), image.settings.end(), [](const OperatorSetting& s) { return s.deadline.ms != 0; }))
     arm_wall(now.wall, TimerKind::drain, kNone, 0);
 

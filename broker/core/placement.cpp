@@ -1,61 +1,9 @@
-// placement.cpp - the constraints, and the search for a place.
+// placement.cpp - how much a job gets, and the search for a place. The constraints themselves are in constraints.cpp.
 #include "broker/core/placement.h"
 
 #include <algorithm>
 
 namespace gq::core {
-
-namespace {
-bool has_labels(const Needs& needs, const std::vector<std::string>& labels) {
-  return std::all_of(needs.where.begin(), needs.where.end(),
-                     [&](const std::string& w) { return std::binary_search(labels.begin(), labels.end(), w); });
-}
-bool has_kind(const Needs& needs, std::uint32_t kinds) { return (kinds >> needs.kind & 1U) != 0; }
-bool uses_model(const Shape& shape) { return kKinds[shape.needs.kind].uses_model; }
-std::uint64_t backoff_key(Index shape, Index place) { return std::uint64_t{shape} << 32U | place; }
-}  // namespace
-
-const std::array<Core::HardConstraint, 12> Core::kHardConstraints{{
-    {"worker_is_live", "no live worker", [](const Place& p) { return p.worker.usable(); }},
-    {"offers_the_kind", "no worker offers this kind", [](const Place& p) { return has_kind(p.shape.needs, p.worker.kinds); }},
-    {"has_the_labels", "no worker has these labels", [](const Place& p) { return has_labels(p.shape.needs, p.worker.labels); }},
-    {"model_is_registered", "its model has been removed",
-     [](const Place& p) { return !uses_model(p.shape) || p.version != kNone; }},
-    {"takes_such_starts", "no worker takes such starts",
-     [](const Place& p) {
-       if (p.device == nullptr) return !State::on_device(p.shape);
-       return State::on_device(p.shape) && (p.lane.kind == LaneKind::start || (p.version != kNone && p.lane.version == p.version));
-     }},
-    {"device_is_healthy", "the device is not healthy", [](const Place& p) { return p.device == nullptr || p.device->healthy; }},
-    {"not_backing_off", "backing off after a refusal",
-     [](const Place& p) {
-       return p.shape.backoffs == 0 ||
-              !p.state.backoffs.contains(backoff_key(p.shape_index, p.device != nullptr ? p.lane.device : (p.lane.worker | 1U << 31U)));
-     }},
-    {"runs_alone", "a job that crashed its executor runs alone on the device",
-     [](const Place& p) {
-       if (p.device == nullptr || !uses_model(p.shape)) return true;
-       if (p.shape.suspect) return p.device->model_holds == 0 && (p.device->awaits == kNone || p.device->awaits == p.shape_index);
-       return p.device->suspects == 0 && p.device->awaits == kNone;
-     }},
-    {"not_loaded_here_already", "its model is being loaded",
-     [](const Place& p) {
-       return p.device == nullptr || p.lane.kind == LaneKind::warm || !uses_model(p.shape) ||
-              !p.state.has_model(p.lane.device, p.version);
-     }},
-    {"worth_a_load", "its model is loaded; waiting for a turn there",
-     [](const Place& p) {
-       if (p.device == nullptr || p.lane.kind == LaneKind::warm || !uses_model(p.shape)) return true;
-       const ModelVersion& v = p.state.versions[p.version];
-       return p.shape.ready > kJobsPerLoad * (v.loading + (v.lanes > 0 ? 1U : 0U));
-     }},
-    {"fits_the_ledger", "not enough free device memory",
-     [](const Place& p) {
-       if (p.device == nullptr || p.lane.kind == LaneKind::warm) return true;
-       return p.device->capacity.value > 0 && p.device->free() >= p.state.budget_min(p.shape, *p.device).value;
-     }},
-    {"has_credit", "all workers are busy", [](const Place& p) { return p.lane.has_credit(); }},
-}};
 
 Index Core::State::resolved(const Shape& shape) const {
   if (!uses_model(shape)) return kNone;
@@ -70,24 +18,76 @@ Index Core::State::resolved(const Shape& shape) const {
   return shape.version;
 }
 
-/// What the job asks for, before a default is clamped to the card.
+/// What the job asks for at least, before a default is clamped to the card. What it names itself is what it gets.
 Mib Core::State::budget_base(const Shape& shape) const {
   const Needs& needs = shape.needs;
   if (needs.budget_min.value > 0) return needs.budget_min;
   Mib base = kKinds[needs.kind].default_budget;
-  if (const Index version = resolved(shape); version != kNone && versions[version].record.budget.value > 0)
+  if (const Index version = resolved(shape); version != kNone && versions[version].record.budget.value > 0) {
     base = versions[version].record.budget;
+  } else if (const Mib most = config.policy.of(needs.job_class).budget; most.value > 0 && !uses_model(shape)) {
+    base = std::min(base, most);
+  }
   return needs.budget_max.value > 0 ? std::min(base, needs.budget_max) : base;
 }
 
 Mib Core::State::budget_min(const Shape& shape, const Device& device) const {
   const Mib base = budget_base(shape);
-  return shape.needs.budget_min.value > 0 ? base : std::min(base, device.capacity);
+  if (shape.needs.budget_min.value > 0) return base;
+  if (const Index version = resolved(shape); version != kNone && versions[version].record.budget.value > 0) return base;
+  return std::min(base, device.capacity);
 }
 
+/// Without a word of its own a job gets up to its class's budget; a model gets exactly what it needs.
 Mib Core::State::budget_max(const Shape& shape, const Device& device) const {
   const Mib least = budget_min(shape, device);
-  return uses_model(shape) ? least : std::max(least, shape.needs.budget_max);
+  if (uses_model(shape)) return least;
+  const Needs& needs = shape.needs;
+  if (needs.budget_min.value == 0 && needs.budget_max.value == 0) return std::max(least, config.policy.of(needs.job_class).budget);
+  return std::max(least, needs.budget_max);
+}
+
+/// What is kept for other classes and not in use by them. As if some had left, they use less of it, and more is kept.
+std::int64_t Core::State::reserved_for_others(JobClass c, const Device& d, const Without* without) const {
+  if (!d.rules.reserves) return 0;
+  std::int64_t sum = 0;
+  for (std::size_t o = 0; o < kJobClasses; ++o) {
+    if (static_cast<JobClass>(o) == c || d.rules.reserved[o] == 0) continue;
+    std::int64_t used = d.used_by[o].value;
+    if (without != nullptr)
+      for (const Charge& charge : d.charges) {
+        const bool model = charge.kind == Charge::Kind::model && charge.lane != kNone;
+        const auto& gone = model ? without->lanes : without->holds;
+        if (static_cast<std::size_t>(charge.job_class) == o && std::find(gone.begin(), gone.end(), model ? charge.lane : charge.hold) != gone.end())
+          used -= charge.size.value;
+      }
+    sum += std::max<std::int64_t>(0, d.rules.reserved[o] - used);
+  }
+  return sum;
+}
+
+std::int64_t Core::State::room_of(JobClass c, const Device& d) const {
+  const std::uint8_t refused = classes[static_cast<std::size_t>(c)].not_beside;
+  for (std::size_t o = 0; o < kJobClasses; ++o)
+    if (d.running[o] != 0 && (refused >> o & 1U) != 0) return -1;
+  return std::max<std::int64_t>(0, d.free() - reserved_for_others(c, d, nullptr));
+}
+
+std::int64_t Core::State::room_for(const Shape& shape, Index index, Index device, const Without* without) const {
+  const Device& d = devices[device];
+  std::int64_t room = d.free() - reserved_for_others(shape.needs.job_class, d, without);
+  if (without != nullptr) room += without->freed.value;
+  if (d.plan != kNone && index != kNone) room += held_for(index, device).value;
+  return room;
+}
+
+Index Core::State::content_with(const Shape& shape, Index version) const {
+  const ModelVersion& v = versions[version];
+  const auto serves = [&](Index lane) {
+    const Worker& worker = workers[lanes[lane].worker];
+    return (lanes[lane].serves >> static_cast<unsigned>(shape.needs.job_class) & 1U) != 0 && has_kind(shape.needs, worker.kinds) && has_labels(shape.needs, worker.labels);
+  };
+  return kJobsPerLoad * (v.loading + (std::any_of(v.open_lanes.begin(), v.open_lanes.end(), serves) ? 1U : 0U));
 }
 
 bool Core::State::fits_group(Index index, Index group) {
@@ -121,7 +121,7 @@ bool Core::State::take(Index shape, Index lane, Pick& pick) const {
   const Device& d = devices[l.device];
   pick.devices.push_back(l.device);
   if (l.kind == LaneKind::warm) return true;
-  pick.granted = std::min(budget_max(shapes[shape], d), Mib{d.free()});
+  pick.granted = std::min(budget_max(shapes[shape], d), Mib{room_for(shapes[shape], shape, l.device)});
   if (uses_model(shapes[shape])) pick.loads = pick.granted;
   return true;
 }
@@ -153,19 +153,20 @@ bool Core::State::pick_warm(Index shape, Pick& pick) {
   return false;
 }
 
-/// Best fit: the device with the least free memory that still suffices.
+/// Best fit: the device with the least room that still suffices. A default is clamped to small cards: those are asked last.
 bool Core::State::pick_start(Index shape, Pick& pick) {
-  const std::int64_t base = budget_base(shapes[shape]).value;
-  if (const Index version = resolved(shapes[shape]); uses_model(shapes[shape])) {
-    if (version == kNone) return false;
-    const ModelVersion& v = versions[version];  // the same for every device: ask once
-    if (shapes[shape].ready <= kJobsPerLoad * (v.loading + (v.lanes > 0 ? 1U : 0U))) return false;
+  const Shape& s = shapes[shape];
+  const JobClass job_class = s.needs.job_class;
+  const std::int64_t base = budget_base(s).value;
+  if (uses_model(s)) {
+    const Index version = resolved(s);  // the same for every device: ask once
+    if (version == kNone || s.ready <= content_with(s, version)) return false;
   }
   std::int64_t best = INT64_MAX;
-  const auto search = [&](std::int64_t from, std::int64_t to) {
-    for (Index g = 0; g < groups.size(); ++g) {
-      const auto& starts = groups[g].starts;
-      if (starts.empty() || !fits_group(shape, g)) continue;
+  const auto search = [&](std::int64_t from, std::int64_t to, bool small_only) {
+    for (const Shelf& shelf : shelves) {
+      const Shelf::List& starts = shelf.list(job_class);
+      if (starts.empty() || (small_only && !shelf.small) || !shelf.takes(job_class) || !fits_group(shape, shelf.group)) continue;
       for (auto it = starts.lower_bound({from, 0}); it != starts.end() && it->first < std::min(to, best); ++it)
         if (take(shape, it->second, pick)) {
           best = it->first;
@@ -174,8 +175,8 @@ bool Core::State::pick_start(Index shape, Pick& pick) {
     }
     return best != INT64_MAX;
   };
-  if (search(base, INT64_MAX)) return true;
-  return shapes[shape].needs.budget_min.value == 0 && smallest_capacity < base && search(smallest_capacity, base);
+  if (search(base, INT64_MAX, false)) return true;
+  return s.needs.budget_min.value == 0 && smallest_capacity < base && search(smallest_capacity, base, true);
 }
 
 /// All devices of a gang on one worker, or none; the tightest that suffice. Credit is taken where the first one lies.
@@ -187,7 +188,7 @@ bool Core::State::gang_at(const Shape& s, Index index, Index worker, Pick& pick)
     if (refusal != kHardConstraints.size() && kHardConstraints[refusal].name != "has_credit") continue;
     // A worker may open several start lanes on one device: it is one device all the same.
     const auto same = std::find_if(fitting.begin(), fitting.end(), [&](const auto& f) { return lanes[f.second].device == lanes[lane].device; });
-    if (same == fitting.end()) fitting.emplace_back(devices[lanes[lane].device].free(), lane);
+    if (same == fitting.end()) fitting.emplace_back(room_for(s, index, lanes[lane].device), lane);
     else if (!lanes[same->second].has_credit()) same->second = lane;
   }
   if (fitting.size() < s.needs.devices) return false;
@@ -199,9 +200,8 @@ bool Core::State::gang_at(const Shape& s, Index index, Index worker, Pick& pick)
   pick.lane = fitting.front().second;
   pick.granted = kRestOfDevice;
   for (std::size_t i = 0; i < s.needs.devices; ++i) {
-    const Device& d = devices[lanes[fitting[i].second].device];
     pick.devices.push_back(lanes[fitting[i].second].device);
-    pick.granted = std::min({pick.granted, Mib{d.free()}, budget_max(s, d)});
+    pick.granted = std::min({pick.granted, Mib{fitting[i].first}, budget_max(s, devices[pick.devices.back()])});
   }
   return true;
 }
@@ -217,6 +217,7 @@ bool Core::State::pick_gang(Index shape, Pick& pick) {
 
 bool Core::State::pick_anywhere(Index shape, Pick& pick) {
   const Shape& s = shapes[shape];
+  if (!class_may_start(s.needs.job_class)) return false;
   if (!on_device(s)) return pick_slots(shape, pick);
   if (s.needs.devices > 1) return pick_gang(shape, pick);
   return (uses_model(s) && pick_warm(shape, pick)) || pick_start(shape, pick);
@@ -225,6 +226,7 @@ bool Core::State::pick_anywhere(Index shape, Pick& pick) {
 /// A parked shape is known to fit nowhere else: only places that got more room in this step are asked.
 bool Core::State::pick_touched(Index shape, Pick& pick) {
   const Shape& s = shapes[shape];
+  if (!class_may_start(s.needs.job_class)) return false;
   if (!on_device(s))
     return std::any_of(touched_slots.begin(), touched_slots.end(), [&](Index lane) { return take(shape, lane, pick); });
   if (s.needs.devices > 1)
@@ -235,7 +237,7 @@ bool Core::State::pick_touched(Index shape, Pick& pick) {
   std::int64_t best = INT64_MAX;
   for (const Index lane : touched_device_lanes) {
     if (!take(shape, lane, one)) continue;
-    const std::int64_t score = lanes[lane].kind == LaneKind::warm ? -1 : devices[lanes[lane].device].free();
+    const std::int64_t score = lanes[lane].kind == LaneKind::warm ? -1 : room_for(s, shape, lanes[lane].device);
     if (score >= best) continue;
     best = score;
     pick = one;

@@ -4,6 +4,7 @@
 // cannot lie. Indexes (rings of lanes with credit, devices by free memory) only skip places that some constraint would refuse.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -43,6 +44,15 @@ struct Core::HardConstraint {
   bool (*holds)(const Place&);
   Detail (*detail)(const Place&) = nullptr;   ///< asked only when it does not hold; null: the sentence says it all
 };
+
+inline bool has_labels(const Needs& needs, const std::vector<std::string>& labels) {
+  return std::all_of(needs.where.begin(), needs.where.end(), [&](const std::string& w) { return std::binary_search(labels.begin(), labels.end(), w); });
+}
+inline bool has_kind(const Needs& needs, std::uint32_t kinds) { return (kinds >> needs.kind & 1U) != 0; }
+inline bool uses_model(const Shape& shape) { return kKinds[shape.needs.kind].uses_model; }
+
+/// "2026-03-29 22:00 UTC"
+std::string utc_text(std::int64_t ms);
 
 /// How many waiting jobs one more copy of a model is worth when it is loaded or loading somewhere already.
 inline constexpr Index kJobsPerLoad = 8;

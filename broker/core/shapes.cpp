@@ -27,6 +27,7 @@ Index Core::State::shape_for(const Needs& needs, bool suspect) {
 void Core::State::release_shape(Index index) {
   Shape& shape = shapes[index];
   if (--shape.refs != 0) return;
+  drop_plans_of(index);
   if (shape.backoffs != 0)
     for (auto it = backoffs.begin(); it != backoffs.end();)
       it = (it->first >> 32U) == index ? backoffs.erase(it) : std::next(it);
@@ -42,6 +43,7 @@ std::int64_t Core::State::order_of(const Job& job) const {
 
 void Core::State::enqueue(Index slot) {
   Job& job = jobs[slot];
+  if (job.held) return;
   const bool suspect = job.own_losses + 1 >= config.limits.own_losses_max && job.own_losses > 0;
   if (suspect && !shapes[job.shape].suspect && !job.queued) {
     const Index to = shape_for(shapes[job.shape].needs, true);
@@ -67,13 +69,28 @@ void Core::State::enqueue(Index slot) {
     (void)head(job.shape, &shape.key);
     fresh[on_device(shape)].insert(shape.key);
   } else {
-    const ShapeKey key{static_cast<std::uint8_t>(shape.needs.job_class), order_of(job), job.seq, job.shape};
+    const ShapeKey key{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, order_of(job), job.seq, job.shape};
     if (key < shape.key) rekey(job.shape);
     if (shape.standing == Standing::parked && shape.ready > shape.recheck_above) make_fresh(job.shape);
   }
 }
 
-/// The job has left `ready`; its entry stays in line and is skipped when its turn comes.
+/// Its entry, living or stale, goes: before its priority or its shape changes, which say where the entry would be found.
+void Core::State::drop_entry(Index slot) {
+  Job& job = jobs[slot];
+  if (!job.queued) return;
+  job.queued = false;
+  Line& line = *shapes[job.shape].lines[job.priority];
+  const auto found = std::lower_bound(line.queue.begin(), line.queue.end(), job.seq, [](const Entry& e, std::uint64_t seq) { return e.seq < seq; });
+  if (found != line.queue.end() && found->seq == job.seq) {
+    found->job = kNone;  // taking it out would move all behind it
+    return;
+  }
+  for (Entry& e : line.returned)
+    if (e.seq == job.seq) e.job = kNone;
+}
+
+/// The job has left `ready`, or is on hold; its entry stays in line and is skipped when its turn comes.
 void Core::State::leave_line(Index slot) {
   const Index index = jobs[slot].shape;
   Shape& shape = shapes[index];
@@ -91,9 +108,10 @@ std::optional<Entry> Core::State::head(Index index, ShapeKey* key) {
   std::optional<Entry> best;
   ShapeKey best_key;
   const auto stale = [&](const Entry& e) {
+    if (e.job == kNone) return true;
     Job& job = jobs[e.job];
     if (job.seq != e.seq) return true;
-    if (job.state == JobState::ready && job.shape == index) return false;
+    if (job.state == JobState::ready && !job.held && job.shape == index) return false;
     job.queued = false;
     return true;
   };
@@ -107,7 +125,7 @@ std::optional<Entry> Core::State::head(Index index, ShapeKey* key) {
     if (line->queue.empty() && line->returned.empty()) continue;
     const bool from_queue = line->returned.empty() || (!line->queue.empty() && line->queue.front().seq < line->returned.front().seq);
     const Entry& entry = from_queue ? line->queue.front() : line->returned.front();
-    const ShapeKey candidate{static_cast<std::uint8_t>(shape.needs.job_class), order_of(jobs[entry.job]), entry.seq, index};
+    const ShapeKey candidate{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, order_of(jobs[entry.job]), entry.seq, index};
     if (!best || candidate < best_key) {
       best = entry;
       best_key = candidate;
@@ -122,6 +140,10 @@ void Core::State::stand(Index index, Standing standing) {
   if (shape.standing == Standing::fresh) fresh[on_device(shape)].erase(shape.key);
   if (shape.standing == Standing::parked) parked[on_device(shape)].erase(shape.key);
   shape.standing = standing;
+  if (standing == Standing::empty) {
+    shape.waits_since = -1;
+    shape.plans_after = 0;
+  }
   if (standing == Standing::fresh) fresh[on_device(shape)].insert(shape.key);
   if (standing == Standing::parked) parked[on_device(shape)].insert(shape.key);
 }
@@ -147,6 +169,23 @@ void Core::State::wake_version(Index version) {
   for (const ShapeKey& key : parked[1])
     if (resolved(shapes[key.shape]) == version) wake.push_back(key.shape);
   for (const Index shape : wake) make_fresh(shape);
+}
+
+/// Only the shapes of one class: the sets are sorted by its rank first.
+void Core::State::wake_class(JobClass c) {
+  const std::uint8_t rank = classes[static_cast<std::size_t>(c)].rank;
+  for (auto& set : parked) {
+    std::vector<Index> wake;
+    for (auto at = set.lower_bound({rank, INT64_MIN, 0, 0}); at != set.end() && at->rank == rank; ++at)
+      if (shapes[at->shape].needs.job_class == c) wake.push_back(at->shape);
+    for (const Index shape : wake) make_fresh(shape);
+  }
+}
+
+/// After a change of the ladder or of aging.
+void Core::State::rekey_all() {
+  for (Index i = 0; i < shapes.extent(); ++i)
+    if (shapes[i].live) rekey(i);
 }
 
 void Core::State::wake_all_parked() {

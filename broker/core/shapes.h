@@ -49,6 +49,11 @@ struct Shape {
   ShapeKey key;                    ///< as it stands in its set
   Index recheck_above{kNone};      ///< parked because another load is not worth it: try again once more jobs are ready
   Index backoffs{};                ///< places it may not be tried at for now
+  std::int64_t waits_since{-1};    ///< lease clock, microseconds: since its last start, or since it has waiting jobs; -1 = not known yet
+  std::int64_t plans_after{};      ///< likewise: no planning before
+  std::size_t plan_cursor{};       ///< where the next look at a large fleet begins
+  bool replan_armed{};
+  bool wants_plan{};               ///< listed in State::to_plan
   Index awaited{kNone};            ///< suspect: the device kept free for it
   mutable Index version{kNone};    ///< resolved model version, as of that epoch of the registry
   mutable std::uint32_t version_epoch{};

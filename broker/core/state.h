@@ -16,6 +16,7 @@
 #include "broker/core/flat_map.h"
 #include "broker/core/fleet.h"
 #include "broker/core/jobs.h"
+#include "broker/core/plans.h"
 #include "broker/core/shapes.h"
 
 namespace gq::core {
@@ -27,11 +28,12 @@ enum class TimerKind : std::uint8_t {
   attempt,      ///< a job's timeout, five seconds after the worker should have enforced it
   back_off,     ///< a failed job may try again
   place,        ///< shape x place may be tried again
-  plan,         ///< a plan's time is up, or a shape may plan again
+  plan,         ///< a plan's time is up
+  replan,       ///< a shape that still waits may plan again
+  leave,        ///< a yielding attempt's deadline has passed, and not even its worker has killed it
   drain,        ///< a drain's deadline
   not_before,   ///< wall clock from here on
   deadline,
-  window,       ///< some window opens or closes, or is about to
 };
 struct Timer {
   std::int64_t at{};   ///< microseconds of the lease clock, or milliseconds of the wall clock
@@ -49,6 +51,7 @@ struct ModelVersion {
   ModelRecord record;
   Ring warm;               ///< open lanes with credit
   Index lanes{};           ///< open warm lanes
+  std::vector<Index> open_lanes;   ///< those
   Index loading{};         ///< charges without a lane
 };
 
@@ -74,16 +77,28 @@ struct Offer {
   std::int64_t since{};    ///< lease clock, once committed
 };
 
+/// What holds for a class now, whatever the place. It changes when a window turns, the policy or an operator's switch.
+struct ClassNow {
+  std::uint8_t rank{};
+  std::uint8_t not_beside{};       ///< bit per class whose attempts it shares no device with
+  bool paused{};
+  bool starts{true};               ///< its window is open, and long enough for its minimum run time
+  bool leaves{};                   ///< its window closes, or is closed: whoever runs is asked to leave
+  std::int64_t opens_ms{};         ///< when it may start again; 0 = now, or not known
+  std::int64_t closes_ms{};        ///< 0 = never, or not known
+};
+
 /// Where a job may start, and with what.
 struct Pick {
   Index lane{kNone};
   Mib granted;
   Mib loads;                       ///< a model of this size is loaded by it; 0 = none
   std::vector<Index> devices;
+  Index backfills{kNone};          ///< it uses room kept for this reservation, and ends before
 };
 
 struct Core::State {
-  explicit State(CoreConfig c) : config(std::move(c)) {}
+  explicit State(CoreConfig c);
 
   CoreConfig config;
 
@@ -135,6 +150,8 @@ struct Core::State {
   std::unordered_map<Index, Index> device_of;        ///< uuid text -> device
   Pool<Lane, 6> lanes;
   std::vector<Group> groups;
+  std::vector<Shelf> shelves;
+  std::vector<Shelf::List::node_type> spare_nodes;   ///< of shelves: a lane that closes and opens allocates nothing
   Pool<Hold, 6> holds;
   std::vector<ModelVersion> versions;
   std::unordered_map<std::string, Index> version_of; ///< NAME@VERSION -> version
@@ -153,8 +170,27 @@ struct Core::State {
   std::deque<Offer> uncommitted;
   std::deque<Offer> offers;        ///< committed, not known to be answered
 
+  // ---- the policy, resolved
+  std::array<ClassNow, kJobClasses> classes{};
+  std::vector<bool> window_open;                     ///< by WindowIndex, as of now
+  std::int64_t rules_from_ms{INT64_MAX}, rules_until_ms{INT64_MIN};  ///< the wall clock for which all this is true: [from, until)
+  bool any_exclusion{};
+  bool any_bare_index{};
+  std::map<std::string, Index> hosts;                ///< host -> how many of its workers offer devices
+  std::vector<Index> squeezed;                       ///< devices with less memory than they were charged for, in this step
+
+  // ---- plans
+  Pool<Plan, 4> plans;
+  std::map<Index, std::vector<Index>> plans_of;      ///< shape -> its plans, the oldest first
+  std::vector<Index> plans_touched;                  ///< something changed on their devices in this step
+  std::vector<Index> to_plan;                        ///< shapes that parked in this step, or may plan again
+  Ring devices_running[kJobClasses];                 ///< devices on which attempts of that class run
+  Ring devices_warm;                                 ///< devices with a warm lane
+  std::uint64_t plan_stamp{};
+
   // ---- operators
   std::map<std::pair<OperatorSetting::Kind, std::string>, OperatorSetting> settings;
+  std::int64_t drain_timer_ms{INT64_MAX};            ///< when drains are looked at next
 
   // ---- core.cpp: the step and its clocks
   [[nodiscard]] Instant lease_now() const { return now.steady - lease_shift; }
@@ -191,6 +227,7 @@ struct Core::State {
   SubmitOutcome submit_one(SubmitItem& item, const std::string& owner, PeerId peer);
   [[nodiscard]] std::optional<Error> refuse_form(const JobFixed& f) const;
   [[nodiscard]] std::optional<Error> refuse_state(const JobFixed& f) const;
+  [[nodiscard]] std::optional<Error> refuse_class_full(JobClass c) const;
   Index create(JobFixed& f, Token body, JobId body_of);
   Index remember(const JobFixed& f);
   void on_retry(RetryReceived& e);
@@ -219,6 +256,7 @@ struct Core::State {
   void release_shape(Index shape);
   void enqueue(Index slot);
   void leave_line(Index slot);
+  void drop_entry(Index slot);
   [[nodiscard]] std::int64_t order_of(const Job& job) const;
   std::optional<Entry> head(Index shape, ShapeKey* key);
   void stand(Index shape, Standing standing);
@@ -226,9 +264,14 @@ struct Core::State {
   void make_fresh(Index shape);
   void wake_version(Index version);
   void wake_all_parked();
+  void wake_class(JobClass c);
+  void rekey_all();
   [[nodiscard]] static bool on_device(const Shape& shape) { return kKinds[shape.needs.kind].uses_device; }
 
   // ---- fleet.cpp: workers' places
+  void shelve(Index lane);         ///< find the start lane's shelf anew
+  void list_lane(Index lane, bool open);
+  [[nodiscard]] bool is_open(const Lane& lane) const;
   Index group_for(std::uint32_t kinds, const std::vector<std::string>& labels);
   Index worker_for(const std::string& name);
   void open_lane(Index worker, const LaneDeclared& declared);
@@ -236,15 +279,23 @@ struct Core::State {
   void set_credit(Index worker, const LaneCredit& credit);
   [[nodiscard]] Index lane_of(Index worker, std::uint16_t id) const;
   void refresh_lane(Index lane, bool more_room);
+  void refresh_serves(Lane& lane);
   void refresh_worker(Index worker, bool more_room);
   Index device_for(Index uuid);
   void list_devices(Index worker, const std::vector<DeviceReport>& reports);
   void unlist_devices(Index worker);
 
   // ---- ledger.cpp
-  void measure(Index device);
+  void measure(Index device, bool reported = false);
+  void relieve();                  ///< where others have grown into what is charged, somebody leaves
+  void eased(Index device);
   void refresh_device(Index device, bool more_room);
   void charge(Index device, Charge c);
+  static void drop_charge(Device& d, std::size_t at) {
+    d.charged -= d.charges[at].size;
+    d.used_by[static_cast<std::size_t>(d.charges[at].job_class)] -= d.charges[at].size;
+    d.charges.erase(d.charges.begin() + static_cast<std::ptrdiff_t>(at));
+  }
   template <class Which>
   bool uncharge(Index device, Which which);
   void charge_hold(Index hold, Mib loads);
@@ -258,10 +309,16 @@ struct Core::State {
   [[nodiscard]] Mib model_size(Index version, Index device) const;
 
   // ---- placement.cpp
+  [[nodiscard]] std::int64_t reserved_for_others(JobClass c, const Device& device, const Without* without) const;
+  [[nodiscard]] std::int64_t room_of(JobClass c, const Device& device) const;        ///< as the shelves list it; -1 = nothing starts
+  [[nodiscard]] std::int64_t room_for(const Shape& shape, Index index, Index device, const Without* without = nullptr) const;
+  [[nodiscard]] bool class_may_start(JobClass c) const;
   [[nodiscard]] Mib budget_base(const Shape& shape) const;
   [[nodiscard]] Mib budget_min(const Shape& shape, const Device& device) const;
   [[nodiscard]] Mib budget_max(const Shape& shape, const Device& device) const;
   [[nodiscard]] Index resolved(const Shape& shape) const;
+  /// So many of its jobs may wait for the copies that are there or coming; with more another one is worth its memory.
+  [[nodiscard]] Index content_with(const Shape& shape, Index version) const;
   bool fits_group(Index shape, Index group);
   bool pick_anywhere(Index shape, Pick& pick);
   bool pick_touched(Index shape, Pick& pick);
@@ -285,18 +342,85 @@ struct Core::State {
 
   // ---- rules.cpp: the policy, resolved for this fleet
   void on_policy_loaded(PolicyLoaded& e);
-  void on_window_timer();
+  void on_window_timer();          ///< brings everything that depends on the wall clock up to date
+  void settings_changed();         ///< after any change of `settings`: flags of workers, devices and classes follow, and shapes wake
+  void apply_settings();           ///< the flags alone
+  void resolve_classes();
+  void look_at_selectors();
+  void resolve_rules(Index device);
+  void resolve_all_rules();
+  [[nodiscard]] static Mib capacity_of(const DeviceReport& report, const DeviceRules& rules);
+  void host_comes(const std::string& host);
+  void host_goes(const std::string& host);
+  void leave_for_window(Index slot);
+  [[nodiscard]] bool selects(const DeviceSelector& selector, const Device& device, const std::vector<std::string>& labels) const;
+  [[nodiscard]] std::uint64_t running_of(JobClass c) const;  ///< granted attempts of a class
 
   // ---- preempt.cpp: who leaves for whom
   void on_preempt_asked(PreemptAsked& e);
   bool ask_to_leave(Index slot, std::string reason, Duration deadline, JobId leaves_for);
+  void ask_again(Index hold);                          ///< the worker said HELLO anew, or the broker restarted: is it still to leave?
+  void on_leave_timer(Index slot, Nonce nonce);
+  [[nodiscard]] bool is_leaving(const Hold& hold) const { return jobs[hold.job].state == JobState::yielding || jobs[hold.job].cancel_asked; }
+  void evict(Index lane);                              ///< an idle model leaves its device: no starts from here on
+  void stop_evicting(Index lane);
+  void repeat_evictions(Index worker, BeatAnswer& answer) const;
+  [[nodiscard]] bool in_use(Index lane) const;         ///< warm: an attempt runs its model there
+  void used_model(const Hold& hold);                   ///< an attempt ended: its model is idle from now on, perhaps
+  void count_running(const Hold& hold, Index device, bool begins);  ///< and where to look for victims of its class
+  void list_models(Index device);                      ///< after a warm lane of it opened or closed
+  void lane_closed(Index lane);                        ///< it may have been evicted: its plan knows
+
+  // ---- plans.cpp: room kept for one start
+  bool tend_plans();                                   ///< likewise, once plans have been brought up to date
+  bool plan_for_waiting();                             ///< true: room came back, shapes are to be asked again
+  void want_plan(Index shape);
+  bool plan_shape(Index shape);
+  Index make_plan(Index shape, Plan::Kind kind, Proposal& proposal);
+  bool tend_plan(Index plan);                          ///< false: it is gone
+  void hold_room(Index plan);
+  void drop_plan(Index plan);                          ///< room that was held is free again; who was asked still leaves
+  void drop_plans_of(Index shape);
+  void started_on(Index shape, const std::vector<Index>& on);  ///< the start that a plan was made for: its room is the job's now
+  void touch_plan(Index device) { if (const Index p = devices[device].plan; p != kNone && !plans[p].touched) { plans[p].touched = true; plans_touched.push_back(p); } }
   void on_plan_timer(Index plan, std::uint64_t stamp);
+  void on_replan_timer(Index shape);
+  bool pick_planned(Index shape, Pick& pick);
+  bool pick_backfill(Index shape, Pick& pick);         ///< room kept for a reservation, for a job that surely ends before it starts
+  void backfilled(Index hold, Index plan);
+  [[nodiscard]] Mib coming(const Plan& plan, Index device) const;   ///< what is charged there now and leaves
+  [[nodiscard]] bool comes_true(const Plan& plan) const;            ///< once all that leaves has left, the shape fits
+  [[nodiscard]] bool has_come(const Plan& plan) const;              ///< the shape fits now
+  [[nodiscard]] JobId first_job(Index shape) const;
+  [[nodiscard]] Mib held_for(Index shape, Index device) const;  ///< what a plan of this very shape holds there: its fit adds it back
+  [[nodiscard]] std::size_t plans_wanted(Index shape) const;
+
+  // ---- victims.cpp: whom it would take; reserve.cpp: where waiting is shortest. Nothing is changed by asking.
+  struct Ground;
+  [[nodiscard]] std::vector<Proposal> find_room(const Shape& shape, Index index, std::size_t wanted, std::size_t* cursor) const;  ///< cursor null: all devices are looked at
+  [[nodiscard]] std::optional<Proposal> room_at(const Shape& shape, Index index, Index device) const;
+  [[nodiscard]] std::optional<Proposal> gang_room_at(const Shape& shape, Index index, Index worker) const;
+  [[nodiscard]] bool may_evict(Index hold, JobClass by, const JobId& by_job) const;
+  [[nodiscard]] bool may_evict_model(const Charge& model, JobClass by, bool idle) const;
+  [[nodiscard]] bool attempts_of(Index lane, std::vector<Index>& holds) const;
+  [[nodiscard]] std::optional<Proposal> find_reservation(const Shape& shape, Index index, Instant* starts_at) const;
 
   // ---- commands.cpp: what people switch by hand
   void on_job_command(JobCommand& e);
   void on_update(UpdateReceived& e);
   void on_fleet_command(FleetCommand& e);
-  void on_drain_timer(Index setting, std::uint64_t stamp);
+  CommandOutcome command_one(const JobCommand& e, Index slot);
+  CommandOutcome preempt_one(const JobCommand& e, Index slot);
+  CommandOutcome hold_one(Index slot);
+  CommandOutcome release_one(Index slot);
+  CommandOutcome update_one(const UpdateReceived& e, Index slot);
+  void revise(Index slot, const JobFixed& f);
+  CommandOutcome switch_drain(const FleetCommand& e);
+  CommandOutcome switch_class(const FleetCommand& e);
+  [[nodiscard]] Result<std::pair<OperatorSetting::Kind, std::string>> drain_target(const std::string& target) const;
+  [[nodiscard]] std::vector<Index> drained_holds(const OperatorSetting& setting) const;
+  std::int64_t enforce_drains();
+  void on_drain_timer();
 
   // ---- attempts.cpp
   void on_started(const AttemptsStarted& e);
@@ -312,7 +436,7 @@ struct Core::State {
   void mark_started(Index hold);
   [[nodiscard]] Index find_current(const Grant& grant) const;
   [[nodiscard]] Duration backoff_after(std::uint32_t failures) const;
-  void back_off(Index shape, Index place);
+  void back_off(Index shape, Index place, Duration wait = {});
 
   // ---- leases.cpp
   void on_batch_cut(const BatchCut& e);
@@ -371,8 +495,7 @@ bool Core::State::uncharge(Index device, Which which) {
   bool any = false;
   for (std::size_t i = d.charges.size(); i-- > 0;) {
     if (!which(d.charges[i])) continue;
-    d.charged -= d.charges[i].size;
-    d.charges.erase(d.charges.begin() + static_cast<std::ptrdiff_t>(i));
+    drop_charge(d, i);
     any = true;
   }
   return any;

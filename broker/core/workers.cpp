@@ -65,6 +65,7 @@ void Core::State::on_hello(WorkerHello& e) {
   send(std::move(welcome));
   for (const Index h : worker.holds) {
     Hold& hold = holds[h];
+    if (!same_link) ask_again(h);
     if (!jobs[hold.job].cancel_asked || same_link) continue;
     hold.cancel_number = ++worker.last_number;
     send(Cancel{worker.peer, hold.cancel_number, grant_of(hold.job), "asked"});
@@ -106,7 +107,7 @@ void Core::State::on_beat(WorkerBeat& e) {
     if (mine == reporters.end()) continue;
     mine->report = std::move(report);
     std::rotate(mine, mine + 1, reporters.end());  // the newest report stands last
-    measure(it->second);
+    measure(it->second, true);
   }
 
   BeatAnswer answer{e.peer, {}, {}, {}, {}};
@@ -180,6 +181,7 @@ bool Core::State::adopt(Index worker, Index slot) {
   recharge(h);
   move_job(slot, Verb::dispatch);
   mark_started(h);
+  leave_for_window(slot);
   return true;
 }
 
@@ -195,6 +197,7 @@ Index Core::State::hold_again(Index worker, Index slot) {
   hold.nonce = job.nonce;
   hold.committed = true;
   hold.since = lease_now();
+  hold.run_since = hold.safe_since = lease_now() - std::clamp<Duration>(std::chrono::milliseconds(now.wall.ms - job.started_ms), Duration{0}, std::chrono::hours{24});
   hold.granted = {job.granted_mib};
   hold.is_model = kKinds[shape.needs.kind].uses_model;
   hold.is_suspect = shape.suspect;
@@ -245,6 +248,7 @@ void Core::State::repeat_intents(Index index, BeatAnswer& answer) const {
     if (hold.preempt_number != 0 && jobs[hold.job].state == JobState::yielding)
       answer.preempts.push_back({worker.peer, hold.preempt_number, grant_of(hold.job), hold.preempt_reason, hold.preempt_deadline});
   }
+  repeat_evictions(index, answer);
 }
 
 void Core::State::on_goodbye(const WorkerGoodbye& e) {

@@ -20,6 +20,8 @@ struct Timing {
   Duration own_stall = 1s;               // a larger gap between two steps is our own stall
   Duration timeout_margin = 5s;          // the broker enforces a job's timeout this much later than the worker
   Duration yield_deadline = 30s;         // default deadline of a preemption
+  Duration plan_margin = 10s;            // room is kept this much longer than the last deadline of those who leave for it
+  Duration replan = 1s;                  // a shape that fits nowhere looks for victims at most this often
   Duration retry_backoff_min = 1s;
   Duration retry_backoff_max = 5min;
   Duration refuse_backoff = 1s;          // shape x device after a REFUSED

@@ -1,0 +1,356 @@
+// plans.cpp - a preemption as a transaction: propose, hold the room, ask, start first where it has come, or give everything back.
+//
+// A step ends with: what changed on planned devices is weighed, shapes are matched, shapes that fit nowhere look for room. None of it
+// is stored. Whatever is cut short by a crash leaves attempts that yield and a shape that plans anew.
+#include <algorithm>
+
+#include "broker/core/placement.h"
+
+namespace gq::core {
+
+namespace {
+constexpr std::size_t kShapesPlannedPerStep = 4;   // a step stays short; the others follow in the next one, at once
+
+std::int64_t micros(Instant t) { return t.time_since_epoch().count(); }
+std::string size_text(Mib size) {
+  const std::int64_t tenths = (size.value * 10 + 512) / 1024;
+  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " GiB";
+}
+}  // namespace
+
+/// The job that starts next, without tidying the line up.
+JobId Core::State::first_job(Index shape) const {
+  const Shape& s = shapes[shape];
+  for (const auto& line : s.lines) {
+    if (!line) continue;
+    for (const Entry& e : line->returned)
+      if (e.seq == s.key.seq && e.job != kNone) return jobs[e.job].id;
+    const auto at = std::lower_bound(line->queue.begin(), line->queue.end(), s.key.seq, [](const Entry& e, std::uint64_t seq) { return e.seq < seq; });
+    if (at != line->queue.end() && at->seq == s.key.seq && at->job != kNone) return jobs[at->job].id;
+  }
+  return {};
+}
+
+/// How many starts are worth preparing: one per waiting job, or one per load of a model that is worth it.
+std::size_t Core::State::plans_wanted(Index shape) const {
+  const Shape& s = shapes[shape];
+  if (s.ready == 0) return 0;
+  if (!kKinds[s.needs.kind].uses_model) return std::min<std::size_t>(s.ready, kPlansPerShape);
+  const Index version = resolved(s);
+  if (version == kNone) return 0;
+  const std::size_t content = content_with(s, version);  // jobs that are better served by what is loaded already
+  return s.ready <= content ? 1 : std::min((s.ready - content + kJobsPerLoad - 1) / kJobsPerLoad, kPlansPerShape);
+}
+
+// ---- room
+
+Mib Core::State::held_for(Index shape, Index device) const {
+  const Index p = devices[device].plan;
+  if (p == kNone || plans[p].shape != shape) return {};
+  for (const Charge& c : devices[device].charges)
+    if (c.kind == Charge::Kind::held && c.plan == p) return c.size;
+  return {};
+}
+
+/// What is charged on this device now and will leave: attempts that yield or are cancelled, ghosts, models under eviction. A
+/// reservation also counts on whatever ran there when it was made.
+Mib Core::State::coming(const Plan& plan, Index device) const {
+  Mib sum;
+  const auto leaves = [&](Index h) {
+    return is_leaving(holds[h]) || (plan.kind == Plan::Kind::reserve && holds[h].plan == plan.stamp);
+  };
+  for (const Charge& c : devices[device].charges) {
+    const bool counts = c.kind == Charge::Kind::ghost || (c.kind == Charge::Kind::job && leaves(c.hold)) ||
+                        (c.kind == Charge::Kind::model && (c.lane != kNone ? lanes[c.lane].evicting : c.hold != kNone && leaves(c.hold)));
+    if (counts) sum += c.size;
+  }
+  return sum;
+}
+
+void Core::State::hold_room(Index index) {
+  const Plan& plan = plans[index];
+  for (std::size_t i = 0; i < plan.devices.size(); ++i) {
+    const Index device = plan.devices[i];
+    const Mib size{std::max<std::int64_t>(0, plan.needs[i].value - coming(plan, device).value)};
+    Mib held;
+    for (const Charge& c : devices[device].charges)
+      if (c.kind == Charge::Kind::held && c.plan == index) held = c.size;
+    if (held == size) continue;
+    (void)uncharge(device, [&](const Charge& c) { return c.kind == Charge::Kind::held && c.plan == index; });
+    if (size.value > 0) {
+      Charge c;
+      c.kind = Charge::Kind::held;
+      c.size = size;
+      c.job_class = shapes[plan.shape].needs.job_class;
+      c.plan = index;
+      charge(device, c);
+    }
+    refresh_device(device, size < held);
+  }
+}
+
+/// Would the shape start there once all that leaves has left? Asked again whenever something changed.
+bool Core::State::comes_true(const Plan& plan) const {
+  const Shape& shape = shapes[plan.shape];
+  return std::all_of(plan.devices.begin(), plan.devices.end(), [&](Index device) {
+    Without w;
+    for (const Charge& c : devices[device].charges) {
+      const bool expected = c.hold != kNone && (c.kind == Charge::Kind::job || c.kind == Charge::Kind::model) &&
+                            (is_leaving(holds[c.hold]) || (plan.kind == Plan::Kind::reserve && holds[c.hold].plan == plan.stamp));
+      const bool evicted = c.kind == Charge::Kind::model && c.lane != kNone && lanes[c.lane].evicting;
+      if (expected) w.holds.push_back(c.hold);
+      if (evicted) w.lanes.push_back(c.lane);
+      if (expected || evicted || c.kind == Charge::Kind::ghost) w.freed += c.size;
+    }
+    if (plan.kind == Plan::Kind::reserve)   // idle models are evicted when only they are left
+      for (const Charge& c : devices[device].charges)
+        if (c.kind == Charge::Kind::model && c.lane != kNone && !lanes[c.lane].evicting && !in_use(c.lane)) {
+          w.lanes.push_back(c.lane);
+          w.freed += c.size;
+        }
+    for (const Reporter& reporter : devices[device].reporters)
+      for (const Index h : workers[reporter.worker].holds) {
+        const Hold& hold = holds[h];
+        if (!hold.is_model || hold.devices.empty() || hold.devices.front() != device || !is_leaving(hold)) continue;
+        if (std::find(w.holds.begin(), w.holds.end(), h) == w.holds.end()) w.holds.push_back(h);
+      }
+    return std::any_of(devices[device].lanes.begin(), devices[device].lanes.end(), [&](Index lane) {
+      const std::size_t refusal = first_refusal(shape, plan.shape, lane, &w);
+      return refusal == kHardConstraints.size() ||
+             (kHardConstraints[refusal].name == "has_credit" && lanes[lane].kind == LaneKind::start);
+    });
+  });
+}
+
+// ---- a plan's life
+
+Index Core::State::make_plan(Index shape, Plan::Kind kind, Proposal& proposal) {
+  const Index index = plans.make();
+  for (const Index device : proposal.devices)
+    if (const Index other = devices[device].plan; other != kNone) drop_plan(other);  // of a lower class, or this shape's own reservation
+  Plan& plan = plans[index];
+  plan.kind = kind;
+  plan.shape = shape;
+  plan.worker = proposal.worker;
+  plan.job = first_job(shape);
+  plan.devices = proposal.devices;
+  plan.needs = proposal.needs;
+  plan.stamp = ++plan_stamp;
+  plan.made = plan.until = lease_now();
+  for (const Index device : plan.devices) devices[device].plan = index;
+  plans_of[shape].push_back(index);
+  ++totals.plans_made;
+  if (kind == Plan::Kind::reserve) {
+    for (const Index device : plan.devices)
+      for (const Charge& c : devices[device].charges)
+        if (c.hold != kNone && (c.kind == Charge::Kind::job || c.kind == Charge::Kind::model)) holds[c.hold].plan = plan.stamp;
+    hold_room(index);
+    return index;
+  }
+
+  const Needs& needs = shapes[shape].needs;
+  std::string what = std::string(kKinds[needs.kind].name) + (needs.model.empty() ? "" : " " + needs.model);
+  if (plan.needs.front().value > 0) what += " needs " + size_text(plan.needs.front());
+  what += " on " + texts[devices[plan.devices.front()].uuid];
+  if (plan.devices.size() > 1) what += " and " + std::to_string(plan.devices.size() - 1) + " more";
+  Duration longest{0};
+  for (const Leaver& one : proposal.leavers) {
+    if (one.lane != kNone) plan.lanes.push_back(one.lane);
+    for (const Index h : one.holds) {
+      const Index slot = holds[h].job;
+      const Duration grace = config.policy.of(needs_of(jobs[slot]).job_class).grace;
+      longest = std::max(longest, grace);
+      (void)ask_to_leave(slot, what, grace, plan.job);
+    }
+  }
+  for (const Index lane : plan.lanes) evict(lane);
+  for (const Index device : plan.devices)
+    for (const Charge& c : devices[device].charges)
+      if (c.kind == Charge::Kind::job && is_leaving(holds[c.hold])) longest = std::max(longest, holds[c.hold].preempt_deadline);
+  plan.until = lease_now() + longest + config.timing.plan_margin;
+  arm(plan.until, TimerKind::plan, index, plan.stamp);
+  hold_room(index);
+  return index;
+}
+
+void Core::State::drop_plan(Index index) {
+  Plan plan = plans[index];
+  auto& siblings = plans_of[plan.shape];
+  std::erase(siblings, index);
+  if (siblings.empty()) plans_of.erase(plan.shape);
+  for (const Index lane : plan.lanes) stop_evicting(lane);
+  for (const Index device : plan.devices) {
+    devices[device].plan = kNone;
+    (void)uncharge(device, [&](const Charge& c) { return c.kind == Charge::Kind::held && c.plan == index; });
+    refresh_device(device, true);
+  }
+  std::erase(plans_touched, index);
+  plans.drop(index);
+}
+
+void Core::State::drop_plans_of(Index shape) {
+  while (plans_of.contains(shape)) drop_plan(plans_of[shape].back());
+}
+
+/// The start that was prepared for: what was held is the job's now.
+void Core::State::started_on(Index shape, const std::vector<Index>& on) {
+  const auto at = plans_of.find(shape);
+  if (at == plans_of.end()) return;
+  const std::vector<Index> mine = at->second;
+  for (const Index p : mine) {
+    const auto& of = plans[p].devices;
+    if (!std::any_of(on.begin(), on.end(), [&](Index d) { return std::find(of.begin(), of.end(), d) != of.end(); })) continue;
+    drop_plan(p);
+    room_reopened = true;  // it may have held more than the start takes
+    return;
+  }
+}
+
+/// Something changed on its devices. False: it could not come true any more, and is gone.
+bool Core::State::tend_plan(Index index) {
+  Plan& plan = plans[index];
+  if (!comes_true(plan)) {
+    drop_plan(index);
+    return false;
+  }
+  for (const Index lane : plan.lanes) evict(lane);  // attempts that ran there may have left
+  hold_room(index);
+  for (const Index device : plan.devices)           // its room is listed for nobody: the owner is asked by the places it may start at
+    for (const Index lane : devices[device].lanes) refresh_lane(lane, true);
+  return true;
+}
+
+/// Owners that are gone or served elsewhere give their room back at once; room that came grows what is held.
+bool Core::State::tend_plans() {
+  bool reopened = false;
+  std::vector<Index> surplus;
+  for (const auto& [shape, list] : plans_of) {
+    const std::size_t wanted = plans_wanted(shape);
+    for (std::size_t i = wanted; i < list.size(); ++i) surplus.push_back(list[i]);
+  }
+  for (const Index p : surplus) {
+    drop_plan(p);
+    reopened = true;
+  }
+  std::vector<Index> touched;
+  touched.swap(plans_touched);
+  std::sort(touched.begin(), touched.end());
+  for (const Index p : touched) {
+    if (plans[p].kind == Plan::Kind::none || !plans[p].touched) continue;
+    const Index shape = plans[p].shape;
+    reopened = true;
+    if (tend_plan(p)) plans[p].touched = false;
+    else want_plan(shape);
+  }
+  return reopened;
+}
+
+/// Not everything came. What was held is given back; the shape looks elsewhere, and here again after a while.
+void Core::State::on_plan_timer(Index index, std::uint64_t stamp) {
+  if (plans[index].stamp != stamp || plans[index].kind != Plan::Kind::preempt) return;
+  ++totals.plans_expired;
+  const Index shape = plans[index].shape;
+  for (const Index device : plans[index].devices) back_off(shape, device, config.timing.plan_margin);
+  drop_plan(index);
+}
+
+// ---- planning
+
+void Core::State::want_plan(Index shape) {
+  Shape& s = shapes[shape];
+  if (s.wants_plan || !on_device(s)) return;
+  s.wants_plan = true;
+  to_plan.push_back(shape);
+}
+
+void Core::State::on_replan_timer(Index shape) {
+  Shape& s = shapes[shape];
+  s.replan_armed = false;
+  if (s.live && s.standing == Standing::parked) want_plan(shape);
+}
+
+bool Core::State::plan_for_waiting() {
+  if (to_plan.empty()) return false;
+  std::vector<Index> due;
+  due.swap(to_plan);
+  std::erase_if(due, [&](Index i) {
+    shapes[i].wants_plan = false;
+    return !shapes[i].live || shapes[i].standing != Standing::parked;
+  });
+  std::sort(due.begin(), due.end(), [&](Index a, Index b) { return shapes[a].key < shapes[b].key; });
+  bool reopened = false;
+  std::size_t planned = 0;
+  for (const Index index : due) {
+    Shape& s = shapes[index];
+    if (s.standing != Standing::parked) continue;
+    if (s.waits_since < 0) s.waits_since = micros(lease_now());
+    std::int64_t next = s.plans_after;
+    if (next <= micros(lease_now()) && planned < kShapesPlannedPerStep) {
+      ++planned;
+      next = s.plans_after = micros(lease_now() + config.timing.replan);
+      reopened = plan_shape(index) || reopened;
+    }
+    if (s.replan_armed) continue;
+    s.replan_armed = true;
+    arm(std::max(Instant{Duration{next}}, lease_now()), TimerKind::replan, index);
+  }
+  return reopened;
+}
+
+bool Core::State::plan_shape(Index index) {
+  Shape& s = shapes[index];
+  bool reopened = false;
+  if (const auto mine = plans_of.find(index); mine != plans_of.end())
+    for (const Index p : std::vector<Index>(mine->second))
+      if (!comes_true(plans[p])) {
+        drop_plan(p);
+        reopened = true;
+      }
+  const auto standing = [&](Plan::Kind kind) {
+    const auto mine = plans_of.find(index);
+    return mine == plans_of.end() ? 0 : std::count_if(mine->second.begin(), mine->second.end(), [&](Index p) { return plans[p].kind == kind; });
+  };
+  const auto wanted = static_cast<std::ptrdiff_t>(plans_wanted(index)) - standing(Plan::Kind::preempt);
+  if (wanted > 0) {
+    for (Proposal& p : find_room(s, index, static_cast<std::size_t>(wanted), &s.plan_cursor)) {
+      const bool taken = std::any_of(p.devices.begin(), p.devices.end(), [&](Index d) {  // by one that was made a moment ago
+        const Index other = devices[d].plan;
+        return other != kNone && plans[other].shape == index && plans[other].kind == Plan::Kind::preempt;
+      });
+      const bool asked = std::any_of(p.leavers.begin(), p.leavers.end(), [&](const Leaver& one) {
+        return std::any_of(one.holds.begin(), one.holds.end(), [&](Index h) { return is_leaving(holds[h]); });
+      });
+      if (taken || asked) continue;
+      (void)make_plan(index, Plan::Kind::preempt, p);
+      reopened = true;
+    }
+  }
+  if (standing(Plan::Kind::preempt) + standing(Plan::Kind::reserve) > 0 ||
+      micros(lease_now()) - s.waits_since < config.policy.reserve_after.count())
+    return reopened;
+  Instant starts_at{};
+  if (auto p = find_reservation(s, index, &starts_at)) {
+    const Index plan = make_plan(index, Plan::Kind::reserve, *p);
+    plans[plan].until = starts_at;
+    reopened = true;
+  }
+  return reopened;
+}
+
+/// Room that is held for this shape is listed nowhere: its own places are asked first.
+bool Core::State::pick_planned(Index shape, Pick& pick) {
+  const auto mine = plans_of.find(shape);
+  if (mine == plans_of.end()) return false;
+  for (const Index p : mine->second) {
+    const Plan& plan = plans[p];
+    if (plan.devices.size() > 1) {
+      if (gang_at(shapes[shape], shape, plan.worker, pick)) return true;
+      continue;
+    }
+    for (const Index lane : devices[plan.devices.front()].lanes)
+      if (take(shape, lane, pick)) return true;
+  }
+  return false;
+}
+
+}  // namespace gq::core
