@@ -11,7 +11,7 @@
 namespace gq::core {
 
 /// Key{} marks an empty cell: it is never found, never erased, and putting it does nothing.
-template <class Key, class Value>
+template <class Key, class Value, unsigned kShardBits = 10>
 class FlatMap {
  public:
   [[nodiscard]] const Value* find(const Key& key) const {
@@ -74,7 +74,6 @@ class FlatMap {
     std::vector<Cell> cells;
     std::size_t size{};
   };
-  static constexpr unsigned kShardBits = 10;
   [[nodiscard]] static std::uint64_t hash_of(const Key& key) { return std::hash<Key>{}(key) * 0x9E3779B97F4A7C15ULL; }
   [[nodiscard]] const std::vector<Cell>& shard_of(std::uint64_t hash) const { return shards_[hash >> (64U - kShardBits)].cells; }
   [[nodiscard]] static std::size_t home(std::uint64_t hash, const std::vector<Cell>& cells) { return hash >> 20U & (cells.size() - 1); }

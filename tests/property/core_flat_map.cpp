@@ -12,7 +12,7 @@ namespace {
 TEST(FlatMap, any_sequence_of_puts_and_erasures_leaves_what_a_map_would_hold) {
   for (unsigned seed = 1; seed <= 40; ++seed) {
     std::mt19937_64 random(seed);
-    FlatMap<std::uint64_t, int> flat;
+    FlatMap<std::uint64_t, int, 1> flat;   // two small tables only: else every key would have one to itself
     std::map<std::uint64_t, int> model;
     for (int i = 0; i < 4000; ++i) {
       const std::uint64_t key = 1 + random() % 700;   // few keys: long runs, much shifting back
@@ -33,6 +33,15 @@ TEST(FlatMap, any_sequence_of_puts_and_erasures_leaves_what_a_map_would_hold) {
       }
     }
   }
+}
+
+TEST(FlatMap, a_hundred_thousand_keys_are_all_found_again_and_all_gone_when_erased) {
+  FlatMap<std::uint64_t, std::uint64_t> flat;
+  for (std::uint64_t key = 1; key <= 100'000; ++key) flat.put(key * 7919, key);
+  ASSERT_EQ(flat.size(), 100'000U);
+  for (std::uint64_t key = 1; key <= 100'000; ++key) ASSERT_EQ(*flat.find(key * 7919), key);
+  for (std::uint64_t key = 1; key <= 100'000; key += 2) ASSERT_TRUE(flat.erase(key * 7919));
+  for (std::uint64_t key = 1; key <= 100'000; ++key) ASSERT_EQ(flat.contains(key * 7919), key % 2 == 0);
 }
 
 TEST(FlatMap, the_empty_key_is_never_there) {
