@@ -274,47 +274,48 @@ void AskMix::trim() {
   for (auto it = by_weight.begin(); it != kept; ++it) counts_.erase(it->second);
 }
 
-namespace {
-/// Weight of all that ask for more than what is free: their share of it is lost.
-struct Unmet {
-  explicit Unmet(const std::map<std::int64_t, std::uint64_t>& asks) {
-    for (auto it = asks.rbegin(); it != asks.rend(); ++it) {
-      total += it->second;
-      above.emplace_back(it->first, total);
-    }
-    std::reverse(above.begin(), above.end());
-  }
-  [[nodiscard]] std::int64_t fragment(std::int64_t free) const {
-    const auto it = std::upper_bound(above.begin(), above.end(), free, [](std::int64_t f, const auto& a) { return f < a.first; });
-    return it == above.end() ? 0 : free * static_cast<std::int64_t>(it->second);
-  }
-  std::vector<std::pair<std::int64_t, std::uint64_t>> above;  ///< ask, weight of those that ask for it or more
-  std::uint64_t total{};
-};
-}  // namespace
+/// Weight of all that ask for more than what is free: to them it is lost.
+std::int64_t DevicePacking::unmet(std::int64_t free) const {
+  const auto it = std::upper_bound(unmet_above_.begin(), unmet_above_.end(), free, [](std::int64_t f, const auto& above) { return f < above.first; });
+  return it == unmet_above_.end() ? 0 : it->second;
+}
 
-std::vector<Preference> preferences(const std::map<std::int64_t, std::uint64_t>& asks, std::int64_t need, std::int64_t whole_device) {
-  const Unmet unmet(asks);
+const std::vector<Preference>& DevicePacking::preferences(Index key, std::int64_t need, std::int64_t whole_device) {
+  if (epoch_ != mix_.epoch()) {
+    epoch_ = mix_.epoch();
+    unmet_above_.assign(mix_.asks().begin(), mix_.asks().end());
+    std::int64_t above = 0;
+    for (auto it = unmet_above_.rbegin(); it != unmet_above_.rend(); ++it) it->second = above += it->second;
+    weight_ = static_cast<std::uint64_t>(above);
+  }
+  if (kept_.size() <= key) kept_.resize(key + 1);
+  Kept& kept = kept_[key];
+  if (kept.need != need || kept.whole_device != whole_device || kept.epoch != epoch_) {
+    kept.need = need;
+    kept.whole_device = whole_device;
+    kept.epoch = epoch_;
+    derive(need, whole_device, kept.preferences);
+  }
+  return kept.preferences;
+}
+
+void DevicePacking::derive(std::int64_t need, std::int64_t whole_device, std::vector<Preference>& all) const {
   // The rating can only jump where one more task fits before placing (free = its ask), or after it (free = its ask + need).
   std::vector<std::int64_t> from{need};
-  for (const auto& [ask, weight] : asks) {
+  for (const auto& [ask, above] : unmet_above_) {
     if (ask > need) from.push_back(ask);
     from.push_back(ask + need);
   }
   std::sort(from.begin(), from.end());
   from.erase(std::unique(from.begin(), from.end()), from.end());
-  std::vector<Preference> all;
+  all.clear();
   for (std::size_t i = 0; i < from.size(); ++i) {
-    const std::uint32_t step = packing_step(unmet.fragment(from[i]) - unmet.fragment(from[i] - need), unmet.total, whole_device);
-    all.push_back({step, from[i], i + 1 < from.size() ? from[i + 1] : INT64_MAX});
+    const std::int64_t before = unmet(from[i]), after = unmet(from[i] - need);
+    Preference p{0, from[i], i + 1 < from.size() ? from[i + 1] : INT64_MAX, from[i] * before - (from[i] - need) * after, after - before};
+    p.step = packing_step(p.drop, weight_, whole_device);
+    all.push_back(p);
   }
   std::stable_sort(all.begin(), all.end(), [](const Preference& a, const Preference& b) { return a.step > b.step; });
-  return all;
-}
-
-std::uint32_t device_step(const std::map<std::int64_t, std::uint64_t>& asks, std::int64_t need, std::int64_t free, std::int64_t whole_device) {
-  const Unmet unmet(asks);
-  return packing_step(unmet.fragment(free) - unmet.fragment(free - need), unmet.total, whole_device);
 }
 
 }  // namespace gq::core

@@ -6,7 +6,7 @@
 // fit, equal fits to the lowest index, so that nothing depends on the order of a container.
 //
 // Two forms of one rule. Packer: nodes with several devices, CPU and memory; a rating is cached per shape and node, and only what a
-// placement touched is rated again. preferences(): a device by itself, as the scheduler sees it; what is left over is then a step
+// placement touched is rated again. DevicePacking: a device by itself, as the scheduler sees it; what is left over is then a step
 // function of the free memory, so the best device is found by a few look-ups in the list of devices by free memory.
 #pragma once
 
@@ -141,12 +141,36 @@ class AskMix {
 struct Preference {
   std::uint32_t step{};
   std::int64_t from{}, to{};
+  std::int64_t drop{};                ///< at `from`
+  std::int64_t slope{};               ///< of the drop, downwards, per MiB more
   bool operator==(const Preference&) const = default;
 };
-/// For a job that takes `need` of one device: every amount of free memory from `need` on, the best first. Worth walking only until
-/// `step` falls below that of a device found already, or equals it with `from` above what that one has free.
-std::vector<Preference> preferences(const std::map<std::int64_t, std::uint64_t>& asks, std::int64_t need, std::int64_t whole_device);
-/// The step of such a job on a device with so much free.
-std::uint32_t device_step(const std::map<std::int64_t, std::uint64_t>& asks, std::int64_t need, std::int64_t free, std::int64_t whole_device);
+
+/// The usual mix of jobs, and what follows from it for a job that takes `need` of one device.
+class DevicePacking {
+ public:
+  void count(std::int64_t ask) { mix_.count(ask); }
+  /// Every amount of free memory from `need` on, the best first. Worth walking only until `step` falls below that of a device found
+  /// already. Kept for each `key` (a shape) until the mix changes; the reference is good until the next call.
+  const std::vector<Preference>& preferences(Index key, std::int64_t need, std::int64_t whole_device);
+  /// What a device with so much free is rated, within this preference.
+  [[nodiscard]] std::uint32_t step_at(const Preference& p, std::int64_t free, std::int64_t whole_device) const {
+    return p.slope == 0 ? p.step : packing_step(p.drop - (free - p.from) * p.slope, weight_, whole_device);
+  }
+
+ private:
+  struct Kept {
+    std::int64_t need{-1}, whole_device{};
+    std::uint32_t epoch{};
+    std::vector<Preference> preferences;
+  };
+  void derive(std::int64_t need, std::int64_t whole_device, std::vector<Preference>& all) const;
+  [[nodiscard]] std::int64_t unmet(std::int64_t free) const;
+  AskMix mix_;
+  std::uint32_t epoch_{UINT32_MAX};                                ///< of the mix that the next two are made of
+  std::uint64_t weight_{};
+  std::vector<std::pair<std::int64_t, std::int64_t>> unmet_above_;  ///< ask, weight of all that ask for it or more
+  std::vector<Kept> kept_;
+};
 
 }  // namespace gq::core

@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
+#include <set>
 
 #include "broker/core/packing.h"
 
@@ -102,60 +104,84 @@ TEST(PackingProperty, the_cached_choice_is_the_best_of_all_choices_after_any_his
   }
 }
 
-/// As the scheduler walks them: over the free amounts in order, interval by interval.
-std::pair<std::uint32_t, std::int64_t> walked(const std::map<std::int64_t, std::uint64_t>& asks, std::int64_t need, const std::multiset<std::int64_t>& free,
-                                              std::int64_t whole) {
-  std::pair<std::uint32_t, std::int64_t> best{0, -1};
-  for (const Preference& p : preferences(asks, need, whole)) {
-    if (best.second >= 0 && (p.step < best.first || (p.step == best.first && p.from > best.second))) continue;
+struct Rated {
+  std::uint32_t step{};
+  std::int64_t free{-1};              ///< of the device chosen; -1 = none
+  bool operator==(const Rated&) const = default;
+};
+using Asks = std::map<std::int64_t, std::uint64_t>;
+
+DevicePacking history(const Asks& asks) {
+  DevicePacking packing;
+  std::uint64_t counted = 0;
+  for (const auto& [ask, times] : asks)
+    for (std::uint64_t i = 0; i < times; ++i, ++counted) packing.count(ask);
+  return packing;
+}
+
+/// As the scheduler walks them: over the free amounts in order, preference by preference.
+Rated walked(DevicePacking& packing, std::int64_t need, const std::multiset<std::int64_t>& free, std::int64_t whole) {
+  Rated best;
+  for (const Preference& p : packing.preferences(3, need, whole)) {
+    if (best.free >= 0 && p.step < best.step) break;
     const auto it = free.lower_bound(p.from);
     if (it == free.end() || *it >= p.to) continue;
-    const std::uint32_t step = device_step(asks, need, *it, whole);
-    if (best.second < 0 || step > best.first || (step == best.first && *it < best.second)) best = {step, *it};
+    const std::uint32_t step = packing.step_at(p, *it, whole);
+    if (best.free < 0 || step > best.step || (step == best.step && *it < best.free)) best = {step, *it};
   }
   return best;
 }
 
+/// Numbers of asks for which the history has just been published: 8 + 16 + 32 + … .
+constexpr std::uint64_t kPublished[] = {8, 24, 56, 120};
+
 TEST(PackingProperty, a_walk_over_the_preferences_finds_the_best_device_of_all) {
   std::mt19937_64 random(7);
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 2000; ++round) {
     const std::int64_t whole = random() % 2 == 0 ? 1000 : 24'000;
-    std::map<std::int64_t, std::uint64_t> asks;
-    for (std::size_t i = 0, n = random() % 12; i < n; ++i) asks[1 + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(whole))] = 1 + random() % 100;
-    const std::int64_t need = random() % 3 != 0 && !asks.empty() ? asks.begin()->first : 1 + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(whole));
+    const auto any = [&] { return 1 + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(whole)); };
+    std::vector<std::int64_t> kinds;
+    for (std::size_t i = 0, n = 1 + random() % 12; i < n; ++i) kinds.push_back(any());
+    Asks asks;
+    for (std::uint64_t i = 0, n = kPublished[random() % 4]; i < n; ++i) ++asks[kinds[random() % kinds.size() * (random() % 2)]];
+    const std::int64_t need = random() % 3 != 0 ? kinds.front() : any();
     std::multiset<std::int64_t> free;
-    for (std::size_t i = 0, n = random() % 40; i < n; ++i) free.insert(static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(whole + 1)));
-    std::pair<std::uint32_t, std::int64_t> best{0, -1};
-    for (auto it = free.lower_bound(need); it != free.end(); ++it) {
-      const std::uint32_t step = device_step(asks, need, *it, whole);
-      if (best.second < 0 || step > best.first) best = {step, *it};
+    for (std::size_t i = 0, n = random() % 40; i < n; ++i) free.insert(any() - 1);
+    DevicePacking packing = history(asks);
+    std::vector<TypicalTask> mix;   // the same rating by the other form: nodes with one device each, every one of them tried
+    std::uint64_t weight = 0;
+    for (const auto& [ask, times] : asks) {
+      mix.push_back({{0, 0, 1, ask, ~0ULL}, times});
+      weight += times;
     }
-    ASSERT_EQ(walked(asks, need, free, whole), best) << "round " << round;
+    Rated best;
+    for (auto it = free.lower_bound(need); it != free.end(); ++it) {
+      const PackNode before{0, 0, 0, {*it}}, after{0, 0, 0, {*it - need}};
+      const std::uint32_t step = packing_step(fragmentation(before, mix) - fragmentation(after, mix), weight, whole);
+      if (best.free < 0 || step > best.step) best = {step, *it};
+    }
+    ASSERT_EQ(walked(packing, need, free, whole), best) << "round " << round;
+    if (whole != 1000) continue;
+    std::vector<PackNode> nodes;
+    for (const std::int64_t f : free) nodes.push_back({0, 0, 0, {f}});
+    Packer packer(nodes, mix, {});
+    const auto spot = packer.pick(packer.shape_of({0, 0, 1, need, ~0ULL}));
+    ASSERT_EQ(spot ? nodes[spot->node].free[0] : -1, best.free) << "round " << round;
   }
 }
 
-TEST(PackingProperty, a_device_by_itself_is_rated_as_a_node_with_one_device) {
-  std::mt19937_64 random(11);
-  for (int round = 0; round < 300; ++round) {
-    std::map<std::int64_t, std::uint64_t> asks;
-    std::vector<TypicalTask> mix;
-    for (std::size_t i = 0, n = 1 + random() % 8; i < n; ++i) asks[1 + static_cast<std::int64_t>(random() % 1000)] = 1 + random() % 20;
-    for (const auto& [ask, weight] : asks) mix.push_back({{0, 0, 1, ask, ~0ULL}, weight});
-    std::vector<PackNode> nodes;
-    std::multiset<std::int64_t> free;
-    for (int i = 0; i < 20; ++i) {
-      nodes.push_back({0, 0, 0, {static_cast<std::int64_t>(random() % 1001)}});
-      free.insert(nodes.back().free[0]);
-    }
-    const std::int64_t need = 1 + static_cast<std::int64_t>(random() % 1000);
-    Packer packer(nodes, mix, {});
-    const auto spot = packer.pick(packer.shape_of({0, 0, 1, need, ~0ULL}));
-    const auto best = walked(asks, need, free, 1000);
-    ASSERT_EQ(spot.has_value(), best.second >= 0);
-    if (spot) {
-      ASSERT_EQ(nodes[spot->node].free[0], best.second) << "round " << round;
-    }
-  }
+TEST(PackingProperty, preferences_follow_the_history_and_the_need) {
+  DevicePacking packing;
+  const auto of = [&](std::int64_t need) { return packing.preferences(0, need, 1000); };
+  EXPECT_EQ(of(200), (std::vector<Preference>{{50, 200, INT64_MAX, 0, 0}}));  // no history: best fit
+  for (int i = 0; i < 8; ++i) packing.count(600);
+  const auto some = of(200);
+  ASSERT_FALSE(some.empty());
+  EXPECT_EQ(some.front().from, 200) << "whatever is too small for the usual job is used up first";
+  EXPECT_NE(of(300), some);
+  EXPECT_EQ(of(200), some);
+  for (int i = 0; i < 16 + 32; ++i) packing.count(100);
+  EXPECT_NE(of(200), some);
 }
 
 }  // namespace
