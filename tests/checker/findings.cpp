@@ -21,7 +21,7 @@ std::string_view to_string(Note note) {
       "created", "changed", "forgotten", "result stored", "assign left", "assign seen", "assign doubled", "refused", "started",
       "ended", "killed", "verdict", "revoked", "preempt seen", "cancel seen", "hello", "welcomed", "beat", "worker killed",
       "worker frozen", "worker thawed", "link torn", "broker killed", "broker loaded", "store down", "store up", "committed",
-      "dropped", "goodbye", "payload missing"};
+      "dropped", "goodbye", "payload missing", "model asked out", "checkpoint saved", "commanded", "policy loaded", "device changed"};
   return names[static_cast<std::size_t>(note)];
 }
 

@@ -17,7 +17,7 @@ enum class Note : std::uint8_t {
   submit_sent, submit_acked, submit_refused, cancel_sent, cancel_answered, retry_sent, noticed, fetched,
   created, changed, forgotten, result_stored, assign_left, assign_seen, assign_doubled, refused, started, ended, killed, verdict,
   revoked, preempt_seen, cancel_seen, hello, welcomed, beat, worker_killed, worker_frozen, worker_thawed, link_torn,
-  broker_killed, broker_loaded, store_down, store_up, committed, dropped, goodbye, missing,
+  broker_killed, broker_loaded, store_down, store_up, committed, dropped, goodbye, missing, model_asked_out, checkpointed, commanded, policy_loaded, device_changed,
 };
 std::string_view to_string(Note note);
 

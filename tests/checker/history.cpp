@@ -94,7 +94,7 @@ void History::over_credit(std::uint32_t worker, JobNumber number, std::uint64_t 
   findings_.violation("credit", number, "worker " + std::to_string(worker) + " got start " + std::to_string(used) + " on a lane whose limit is " + std::to_string(limit));
 }
 
-void History::finish(const StoreFold& store, std::uint32_t jobs) {
+void History::finish(const StoreFold& store, std::uint32_t jobs, bool drained) {
   for (JobNumber number = 0; number < jobs; ++number) {
     const Job& j = job(number);
     const core::JobRecord* record = store.find(number);
@@ -105,7 +105,7 @@ void History::finish(const StoreFold& store, std::uint32_t jobs) {
     if (!record) continue;
     const core::JobDynamic& d = record->dynamic;
     if (is_terminal(d.state)) ++counts_.final;
-    else findings_.violation(j.acknowledged ? "lost" : "liveness", number, "still " + std::string(gq::to_string(d.state)) + " after heal and drain");
+    else if (drained) findings_.violation(j.acknowledged ? "lost" : "liveness", number, "still " + std::string(gq::to_string(d.state)) + " after heal and drain");
     if (j.noticed && (j.notice != d.state || j.notice_attempt != d.attempt))
       findings_.violation("notices", number, "its client was told " + std::string(gq::to_string(j.notice)) + ", the store holds " + std::string(gq::to_string(d.state)));
     if (j.cancelled && d.state != JobState::cancelled)

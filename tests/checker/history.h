@@ -52,7 +52,8 @@ class History {
   void over_credit(std::uint32_t worker, JobNumber job, std::uint64_t used, std::uint64_t limit);
 
   /// After healing and draining.
-  void finish(const StoreFold& store, std::uint32_t jobs);
+  /// `drained`: every job must be final by now.
+  void finish(const StoreFold& store, std::uint32_t jobs, bool drained = true);
 
   struct Counts {
     std::uint64_t attempted{}, acknowledged{}, noticed{}, grants{}, starts{}, accepted{}, stale{}, gone{}, final{};

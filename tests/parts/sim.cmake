@@ -2,9 +2,9 @@
 if(TARGET gpuq_core)
   gpuq_library(gpuq_checker SOURCES checker/findings.cpp checker/store_fold.cpp checker/history.cpp LINK gpuq_core)
   gpuq_library(gpuq_simulation
-    SOURCES sim/world.cpp sim/broker.cpp sim/workers.cpp sim/clients.cpp sim/faults.cpp
+    SOURCES sim/world.cpp sim/broker.cpp sim/workers.cpp sim/runs.cpp sim/clients.cpp sim/operators.cpp sim/faults.cpp sim/play.cpp sim/cards.cpp
     LINK gpuq_checker gpuq_core)
-  gpuq_program(gpuq-sim SOURCES sim/main.cpp LINK gpuq_simulation)
+  gpuq_program(gpuq-sim SOURCES sim/main.cpp LINK gpuq_simulation gpuq_openb)
 endif()
 if(TARGET gpuq_simulation)
   gpuq_test(checker LAYER sim SOURCES checker/checker_test.cpp LINK gpuq_checker)

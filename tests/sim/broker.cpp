@@ -5,12 +5,13 @@
 // whole or not at all; it may be down, refuse, lose its reply, or lose the broker.
 #include <cstdio>
 
+#include "tests/sim/play.h"
 #include "tests/sim/sim.h"
 
 namespace gq::sim {
 Moment World::moment() const {
   const std::int64_t us = now_us();
-  return {Instant{Duration{us - steady_zero_us}}, WallTime{1'790'000'000'000 + us / 1000 + wall_jump_ms}};
+  return {Instant{Duration{us - steady_zero_us}}, WallTime{wall_zero_ms + us / 1000 + wall_jump_ms}};
 }
 
 void World::step(core::Event&& event) {
@@ -36,6 +37,9 @@ void World::route() {
     }
   }
   for (core::Effect& effect : effects) {
+    if (play)
+      if (const auto* send = std::get_if<core::Send>(&effect))
+        if (const auto* assign = std::get_if<core::Assign>(&send->message)) play->decided(*assign);
     if (auto* now = std::get_if<core::SendNow>(&effect)) {
       release(std::move(now->message));
     } else if (auto* send = std::get_if<core::Send>(&effect)) {

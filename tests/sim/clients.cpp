@@ -2,6 +2,7 @@
 // patience, and how they find out what became of it.
 #include <algorithm>
 
+#include "tests/sim/play.h"
 #include "tests/sim/sim.h"
 
 namespace gq::sim {
@@ -57,14 +58,21 @@ void World::fill(JobNumber job, core::SubmitItem& item) const {
     case Sort::detect: kind("detect"); n.model = "m" + std::to_string(dice(job, 4) % (kModels - 2)); break;
     case Sort::infer: kind("infer"); n.model = "m" + std::to_string(dice(job, 4) % kModels); break;
     case Sort::synthesize: kind("synthesize"); n.model = "m" + std::to_string(kModels - 1); break;
-    case Sort::command: kind("command"); n.budget_min = n.budget_max = Mib{512 << (dice(job, 4) % 4)}; break;
+    case Sort::command:
+      kind("command");
+      n.budget_min = n.budget_max = Mib{512 << (dice(job, 4) % 4)};
+      if (dice(job, 40) % 4 == 0) n.job_class = static_cast<JobClass>(dice(job, 41) % kJobClasses);
+      break;
     case Sort::train:
       kind("train.detector");
       n.budget_min = n.budget_max = Mib{2048 << (dice(job, 4) % 2)};
       if (dice(job, 5) % 4 == 0) n.budget_max = Mib{n.budget_min.value * 2};
+      else if (dice(job, 5) % 4 == 1) n.budget_max = kRestOfDevice;
+      else if (dice(job, 5) % 4 == 2) n.budget_min = n.budget_max = {};
       if (dice(job, 6) % 16 == 0 && options.devices_per_worker > 1) n.devices = 2;
       break;
   }
+  if (dice(job, 42) % 25 == 0) n.on_preempt = static_cast<OnPreempt>(dice(job, 43) % 4);
   if (dice(job, 7) % 40 == 0 && options.workers > 2) n.where = {dice(job, 8) % 2 == 0 ? "zone=a" : "zone=b"};
   if (dice(job, 9) % 50 == 0) n.exclusive = true;
   f.priority = dice(job, 10) % 4 == 0 ? static_cast<std::uint8_t>(dice(job, 11) % 10) : std::uint8_t{5};
@@ -85,7 +93,8 @@ void World::fill(JobNumber job, core::SubmitItem& item) const {
 }
 
 std::int64_t World::duration_us(JobNumber job, Attempt attempt) const {
-  const std::uint64_t r = dice(job, 500 + attempt);
+  const bool goes_on = job < options.jobs && sort_of(options.mix, dice(job, 3), options.devices_per_worker > 0) == Sort::train;
+  const std::uint64_t r = dice(job, 500 + (goes_on ? 0 : attempt));
   const auto within = [&](std::int64_t low, std::int64_t high) { return low + static_cast<std::int64_t>(r % static_cast<std::uint64_t>(high - low)); };
   const std::int64_t slowness = options.light || r % 10 != 0 ? 1 : 8;  // small runs: some jobs outlive leases and restarts
   const Sort sort = job < options.jobs ? sort_of(options.mix, dice(job, 3), options.devices_per_worker > 0) : Sort::echo;
@@ -128,6 +137,7 @@ void World::client_turn(std::uint32_t index) {
   if (c.turn_at != wheel.now()) return;  // an earlier one was asked for since
   c.turn_at = 0;
   if (!c.link.open) return;
+  if (play) return play->client_turn(index);
   if (index == 0 && c.models_pushed < kModels && options.mix == Mix::mixed) {
     up(Side::client, index, core::ModelPushed{{}, ++c.request, model(static_cast<std::uint32_t>(c.models_pushed))});
     return ask_turn(index, 1'000'000);
@@ -166,7 +176,8 @@ void World::client_submit(std::uint32_t index) {
   submit.owner = "client" + std::to_string(index);
   submit.items.resize(c.outstanding.size());
   for (std::size_t i = 0; i < c.outstanding.size(); ++i) {
-    fill(c.outstanding[i], submit.items[i]);
+    if (play) play->fill(c.outstanding[i], submit.items[i]);
+    else fill(c.outstanding[i], submit.items[i]);
     history.attempted(c.outstanding[i]);
     findings.note(Note::submit_sent, c.outstanding[i], index, 0);
   }
@@ -208,7 +219,8 @@ void World::client_hears(std::uint32_t index, core::Message&& message) {
         history.acknowledged(job);
         c.outstanding.erase(at);
         c.mine.push_back(job);
-        if (dice(job, 30) % 60 == 0) in_us(static_cast<std::int64_t>(dice(job, 31) % 3'000'000), {What::client_cancel, index, job});
+        if (play) play->acknowledged(job);
+        else if (dice(job, 30) % 60 == 0) in_us(static_cast<std::int64_t>(dice(job, 31) % 3'000'000), {What::client_cancel, index, job});
       } else if (item.error.code != Errc::unavailable && item.error.code != Errc::queue_full && item.error.code != Errc::storage_full) {
         findings.note(Note::submit_refused, job, index, static_cast<std::uint32_t>(item.error.code));
         c.outstanding.erase(at);
@@ -218,7 +230,7 @@ void World::client_hears(std::uint32_t index, core::Message&& message) {
       }
     }
     if (c.outstanding.empty()) {
-      const std::int64_t us = think_us();
+      const std::int64_t us = play ? 100 : think_us();
       c.think_until = wheel.now() + us / kTickUs;
       ask_turn(index, us);
     } else c.sent = wheel.now() - 3 * kSecond / 2;
@@ -227,6 +239,7 @@ void World::client_hears(std::uint32_t index, core::Message&& message) {
     if (job == kNoJob) return findings.violation("unexpected", job, "a notice of a job that nobody submitted");
     findings.note(Note::noticed, job, index, static_cast<std::uint32_t>(notice->now.state));
     history.noticed(job, notice->now);
+    if (play) play->final(job, notice->now.state);
     if (!job_done[job]) {
       ++jobs_done;
       if (notice->now.state == JobState::succeeded && dice(job, 32) % 10 != 0) c.to_fetch.push_back(job);
@@ -244,7 +257,9 @@ void World::client_hears(std::uint32_t index, core::Message&& message) {
   } else if (const auto* watched = std::get_if<core::WatchAnswer>(&message)) {
     for (const JobId& id : watched->unknown) findings.violation("lost", numbers.number(id), "watch answered unknown for an acknowledged job");
   } else if (const auto* pushed = std::get_if<core::ModelAnswer>(&message)) {
-    if (pushed->ok && c.models_pushed < kModels && pushed->record.name == "m" + std::to_string(c.models_pushed)) ++c.models_pushed;
+    const bool expected = play ? pushed->record.name == play->model(static_cast<std::uint32_t>(c.models_pushed)).name
+                               : c.models_pushed < kModels && pushed->record.name == "m" + std::to_string(c.models_pushed);
+    if (pushed->ok && expected) ++c.models_pushed;
     ask_turn(index, 500);
   }
 }

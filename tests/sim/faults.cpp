@@ -9,7 +9,8 @@ namespace gq::sim {
 void World::schedule_faults() {
   in_us(options.workers > 1000 ? 60'000'000 : 250'000, {What::sample, 0, 0});
   const Faults& f = options.faults;
-  if (f.crashes || f.network || f.store) in_us(500'000, {What::fault, 0, 0});
+  if (options.operators || f.crashes || f.network || f.store) in_us(500'000, {What::fault, 0, 0});
+  if (options.operators) in_us(300'000, {What::operate, 0, 0});
 }
 
 void World::fault() {
@@ -87,6 +88,12 @@ void World::heal() {
     c.link.slow_us = 0;
     c.link.up_cut_until = c.link.down_cut_until = 0;
   }
+  for (std::uint32_t d = 0; d < physical.size(); ++d) {
+    physical[d].foreign = foreign_at_rest(d);
+    physical[d].temperature_c = 50;
+    physical[d].broken = false;
+  }
+  if (options.operators) tidy_up();
 }
 
 bool parse_faults(const std::string& text, Faults& faults) {
@@ -114,10 +121,12 @@ std::string to_string(const Faults& f) {
   return text;
 }
 
+// ---- options in words
+
 std::string describe(const Options& o) {
   return "--workers " + std::to_string(o.workers) + " --jobs " + std::to_string(o.jobs) + " --seed " + std::to_string(o.seed) + " --faults " +
          to_string(o.faults) + (o.light ? " --light" : "") + " --devices-per-worker " + std::to_string(o.devices_per_worker) + " --mix " +
-         (o.mix == Mix::echo ? "echo" : "mixed") + (o.reload_every ? " --reload-every " + std::to_string(o.reload_every) : std::string()) +
+         (o.mix == Mix::echo ? "echo" : "mixed") + (o.operators ? " --operators" : "") + (o.reload_every ? " --reload-every " + std::to_string(o.reload_every) : std::string()) +
          (o.stop_at_batch ? " --stop-at-batch " + std::to_string(o.stop_at_batch) : std::string());
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 
+#include "tests/sim/openb.h"
 #include "tests/sim/options.h"
 
 namespace {
@@ -23,10 +24,13 @@ void usage() {
       "  --light | --heavy        rate of faults; light is the default above 1000 workers\n"
       "  --devices-per-worker D   simulated GPUs per worker (1)\n"
       "  --mix echo|mixed         kinds of jobs (mixed)\n"
+      "  --operators              policies change, people hold, drain, pause and preempt, cards are shared with strangers\n"
       "  --reload-every N         destroy the core and load a new one at every n-th batch\n"
       "  --stop-at-batch N        destroy the core once, at exactly that batch\n"
       "  --runs N                 that many seeds from S on (1)\n"
       "  --check-every-step       the core's own invariants after every step, steps named on stderr\n"
+      "  --openb NODES.csv TASKS.csv --policy random|best-fit|fgd [--seeds 42..51] [--tune 1.3]\n"
+      "                           instead: how full a fleet gets, by a trace in the openb format\n"
       "  --json FILE              rows for machines\n"
       "  --verbose                one line per simulated second on stderr");
 }
@@ -70,6 +74,12 @@ void print(const Report& r) {
   row("attempts started", r.attempts);
   row("losses", r.losses);
   row("preemptions", r.preemptions);
+  row("asked to leave", r.asked_to_leave);
+  row("killed at the deadline", r.killed_at_deadline);
+  row("models asked out", r.models_asked_out);
+  row("checkpoints", r.checkpoints);
+  row("commands by hand", r.commands);
+  row("policies loaded", r.policies);
   row("stale refused", r.stale);
   row("messages doubled", r.duplicates);
   row("links torn", r.torn);
@@ -107,6 +117,8 @@ void write_json(const std::string& path, const Report& r) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i)
+    if (std::strcmp(argv[i], "--openb") == 0) return gq::sim::openb_main(argc, argv, commit(), machine());
   Options options;
   options.faults = {true, true, true};
   std::string json;
@@ -117,6 +129,7 @@ int main(int argc, char** argv) {
     if (arg == "--help" || arg == "-h") return usage(), 0;
     if (arg == "--verbose") { options.verbose = true; continue; }
     if (arg == "--check-every-step") { options.check_every_step = true; continue; }
+    if (arg == "--operators") { options.operators = true; continue; }
     if (arg == "--light") { rate = 1; continue; }
     if (arg == "--heavy") { rate = 2; continue; }
     if (i + 1 >= argc) return std::fprintf(stderr, "error[USAGE]: %s needs a value or is unknown; --help lists the options\n", arg.c_str()), 2;

@@ -22,6 +22,7 @@ struct Options {
   std::uint32_t devices_per_worker = 1;
   Mix mix = Mix::mixed;
   bool light = false;              ///< faults at the rate of a large healthy fleet, not of a torture chamber
+  bool operators = false;          ///< policies change, people hold, drain, pause and preempt, cards are shared with strangers
   bool verbose = false;
   bool check_every_step = false;   ///< the core's own invariants after every step, which is named on stderr
   std::uint32_t reload_every = 0;  ///< destroy and reload the core at every n-th batch
@@ -37,6 +38,7 @@ struct Report {
   double cpu_s{};                  ///< of this process: what the wall time would be on an idle machine
   std::uint64_t decisions{};       ///< assignments that left
   std::uint64_t attempts{};        ///< executions started
+  std::uint64_t asked_to_leave{}, killed_at_deadline{}, models_asked_out{}, checkpoints{}, commands{}, policies{};
   std::uint64_t losses{}, preemptions{}, stale{}, duplicates{}, reloads{}, outages{}, torn{}, killed{}, frozen{}, beats{}, batches{};
   std::uint64_t final_jobs{}, succeeded{}, failed{}, cancelled{}, expired{}, quarantined{};
   std::uint64_t violations{};

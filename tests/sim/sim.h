@@ -18,138 +18,22 @@
 #include "tests/checker/job_numbers.h"
 #include "tests/checker/store_fold.h"
 #include "tests/sim/options.h"
-#include "tests/sim/wheel.h"
+#include "tests/sim/rows.h"
 
 namespace gq::sim {
 
-using checker::JobNumber;
-using checker::kNoJob;
 using checker::Note;
 
 inline constexpr std::uint32_t kBatchJobs = 256;  ///< per commit; at the bound the shell stops reading clients
 
-enum class Side : std::uint8_t { worker, client };
-
-/// One end's connection to the broker. An epoch is one connection: what travels on an older one is gone with it.
-struct Link {
-  std::uint32_t epoch{};
-  bool open{};             ///< the transport is there
-  bool dialling{};
-  Tick up_last{};          ///< nothing overtakes within a connection
-  Tick down_last{};
-  Tick up_cut_until{};     ///< partition: what is sent arrives afterwards
-  Tick down_cut_until{};
-  std::int64_t slow_us{};  ///< added to each hop
-};
-
-struct Warm {              ///< a model on a device
-  std::uint32_t serial{};
-  std::uint16_t lane{};    ///< 0 = still loading
-  std::uint16_t device{};
-  bool excused{};
-  std::uint32_t active{};
-  std::int64_t last_used_us{};
-  std::string model;       ///< NAME@VERSION
-  Mib size{};
-};
-
-struct Run {
-  core::Grant grant;
-  JobNumber job{kNoJob};
-  std::uint32_t serial{};
-  std::uint16_t lane{};
-  std::uint16_t devices_count{};
-  std::uint16_t devices[4]{};   ///< index into the worker's devices
-  Mib held{};                   ///< on each of them, of its own (not the shared model)
-  std::uint32_t warm{};         ///< serial of the model it uses; 0 = none
-  bool ends_by_timeout{};
-  bool began{}, excused{}, asked_to_yield{}, holds_lane{true}, loads_model{};
-  enum class Stop : std::uint8_t { none, yield, cancel, revoke } stop{};
-};
-
-struct LaneRow {
-  std::uint16_t lane{};
-  core::LaneKind kind{};
-  std::uint16_t device{};
-  std::uint32_t capacity{};
-  std::uint32_t held{};
-  std::uint64_t announced{};    ///< cumulative limit, as last said
-  std::uint64_t used{};         ///< assignments seen since HELLO
-  std::string model;            ///< warm
-};
-
-struct Held {                   ///< a RESULT not yet answered
-  core::AttemptEnd end;
-  Tick sent{};
-};
-
-struct WorkerDevice {
-  std::uint32_t global{};       ///< row of the physical device; two workers may report one
-  std::string uuid;
-  Mib total{}, driver{};
-};
-
-struct WorkerRow {
-  std::string name;
-  std::uint64_t instance{};
-  Link link;
-  bool alive{}, frozen{}, welcomed{}, draining{};
-  std::uint64_t number_max{};   ///< of the broker's numbered messages on this connection
-  std::uint64_t number_gap{};   ///< first one that never came; 0 = none
-  Tick gap_since{};
-  Tick greeted{};               ///< when HELLO was said
-  Tick heard{};                 ///< last word of the broker
-  Tick judged{};                ///< last beat or HELLO of this worker that the broker processed
-  Tick thaw_at{};
-  std::uint32_t next_serial{1};
-  std::uint16_t next_lane{};
-  std::uint64_t request{};
-  bool flush_asked{};
-  std::vector<WorkerDevice> devices;
-  std::vector<std::string> labels;
-  std::vector<KindIndex> kinds;
-  std::vector<Run> runs;
-  std::vector<LaneRow> lanes;
-  std::vector<Warm> warm;
-  std::vector<Held> held;
-  std::vector<core::Grant> said_started;     ///< waiting for the flush
-  std::vector<core::LaneDeclared> opened;
-  std::vector<std::uint16_t> closed;
-  std::vector<core::Message> stopped_inbox;  ///< what arrived while frozen
-  bool beat_on{};                            ///< its beat is scheduled
-};
-
-struct PhysicalDevice {
-  std::vector<std::uint32_t> offered_by;     ///< workers
-  Mib total{}, driver{}, foreign{};
-  Mib used{};                                ///< by everything of ours on it, excused or not
-};
-
-struct ClientRow {
-  Link link;
-  std::uint64_t request{};
-  std::uint64_t models_pushed{};
-  std::vector<JobNumber> outstanding;        ///< the batch in question
-  std::uint64_t outstanding_request{};
-  Tick sent{};
-  Tick rewatched{};
-  Tick think_until{};
-  std::vector<JobNumber> mine;               ///< acknowledged, not yet noticed (swept now and then)
-  std::vector<JobNumber> to_fetch;
-  std::vector<std::pair<std::uint64_t, std::vector<JobNumber>>> cancels;  ///< request, jobs
-  std::vector<std::pair<std::uint64_t, std::pair<JobNumber, JobNumber>>> retries;
-  Tick turn_at{};
-};
-
-struct Batch {
-  std::vector<core::Mutation> mutations;
-  std::vector<core::Message> sends;
-  std::uint64_t number{};
-  std::uint32_t jobs{};
-};
+class Play;       ///< a scenario under way (play.h)
+struct Scenario;
 
 struct World {
-  explicit World(const Options& options);
+  explicit World(const Options& options, const Scenario* scenario = nullptr);
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
   Report run();
 
   // world.cpp: time, network
@@ -168,6 +52,9 @@ struct World {
   void arrive_down(std::uint32_t packet);
   void tear(Side side, std::uint32_t index, std::int64_t redial_us);
   void dial(Side side, std::uint32_t index, std::int64_t in_us);
+  void random_fleet();
+  void scenario_fleet(const Scenario& scenario);
+  void skip_ahead();
   [[nodiscard]] bool finished() const;
   [[nodiscard]] bool out_of_time() const;
   void final_checks();
@@ -190,7 +77,7 @@ struct World {
   void say_unavailable(PeerId peer, core::Event& event);
   [[nodiscard]] bool broker_up() const { return core != nullptr; }
 
-  // workers.cpp
+  // workers.cpp (life, manners), runs.cpp (attempts, models, memory)
   void worker_boot(std::uint32_t index);
   void worker_connected(std::uint32_t index);
   void worker_hears(std::uint32_t index, core::Message&& message);
@@ -205,7 +92,13 @@ struct World {
   [[nodiscard]] Outcome fate(const Run& run);
   void drop_runs(std::uint32_t index);
   void revoke(std::uint32_t index, const core::Grant& grant);
-  void stop_soon(std::uint32_t index, const core::Grant& grant, bool cancel);
+  void cancel_soon(std::uint32_t index, const core::Grant& grant);
+  void leave_soon(std::uint32_t index, const core::Grant& grant, Duration deadline);
+  void model_asked_out(std::uint32_t index, const core::EvictModel& asked);
+  void model_out(std::uint32_t index, std::uint32_t serial);
+  void run_checkpoint(std::uint32_t index, std::uint32_t serial);
+  [[nodiscard]] core::Checkpoint state_of(const Run& run) const;
+  void give_memory_back(std::uint32_t index, Run& run);
   void worker_kill(std::uint32_t index, std::int64_t restart_us);
   void worker_freeze(std::uint32_t index, std::int64_t us);
   void worker_thaw(std::uint32_t index);
@@ -237,6 +130,14 @@ struct World {
   void schedule_faults();
   void fault();
   void heal();
+  [[nodiscard]] Mib foreign_at_rest(std::uint32_t device) const { return Mib{dice(device, 77) % 8 == 0 ? 1024 : 0}; }
+
+  // operators.cpp: people who switch things, and policies that change under way
+  core::Policy random_policy();
+  void load_policy(core::Policy policy);
+  void operate();
+  void device_fault();
+  void tidy_up();
 
   Options options;
   Rng rng;
@@ -251,6 +152,8 @@ struct World {
   std::vector<WorkerRow> workers;
   std::vector<ClientRow> clients;
   std::vector<PhysicalDevice> physical;
+  std::int64_t model_idle_us{3'000'000};  ///< after which a worker lets an unused model go
+  std::vector<JobNumber> held_jobs;       ///< asked to be held, perhaps
   JobNumber next_job{};        ///< the next one nobody has submitted yet
   JobNumber next_extra{};      ///< ids of retries
   std::vector<std::uint16_t> extra_retries;  ///< per job: has a retry been asked
@@ -273,6 +176,7 @@ struct World {
   core::CoreConfig core_config;
   std::uint32_t generation{};  ///< of the core
   std::int64_t steady_zero_us{};
+  std::int64_t wall_zero_ms{1'790'000'000'000};
   std::int64_t wall_jump_ms{};
   std::int64_t wall_jump_back_ms{};  ///< sum of the jumps back: what dates may come later for
   core::Effects effects;
@@ -295,6 +199,8 @@ struct World {
   Tick store_up_at{};
   std::vector<PeerId> gone_links;
   bool gone_asked{};
+
+  std::unique_ptr<Play> play;  ///< null: a storm of random jobs
 
   bool submitting{true};
   bool healing{};

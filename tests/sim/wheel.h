@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -21,6 +22,8 @@ enum class What : std::uint8_t {
   client_turn, client_connect, client_resend, client_cancel,
   batch_apply, batch_reply, store_up, store_down_seen, broker_start, broker_wake, broker_thaw, links_gone,
   fault, heal, sample, progress,
+  run_checkpoint, model_out, operate,                      // a = worker, b = run or model
+  play,                                                    // a = what, b = which: see play.h
 };
 struct Happening {
   What what{};
@@ -35,7 +38,11 @@ class Wheel {
   void at(Tick tick, Happening what) {
     if (tick <= now_) tick = now_ + 1;
     ++pending_;
-    if (tick < now_ + kSpan) slots_[static_cast<std::size_t>(tick) & kMask].push_back(what);
+    if (tick < now_ + kSpan) {
+      const std::size_t at = static_cast<std::size_t>(tick) & kMask;
+      slots_[at].push_back(what);
+      occupied_[at >> 6U] |= std::uint64_t{1} << (at & 63U);
+    }
     else {
       far_.push_back({tick, ++far_seq_, what});
       std::push_heap(far_.begin(), far_.end(), later);
@@ -52,6 +59,8 @@ class Wheel {
       std::pop_heap(far_.begin(), far_.end(), later);
       far_.pop_back();
     }
+    const std::size_t at = static_cast<std::size_t>(now_) & kMask;
+    occupied_[at >> 6U] &= ~(std::uint64_t{1} << (at & 63U));
     if (current_.empty()) current_.swap(slot);
     else {
       current_.insert(current_.end(), slot.begin(), slot.end());
@@ -60,6 +69,21 @@ class Wheel {
     pending_ -= current_.size();
     return current_;
   }
+
+  /// The next tick in which something happens, but no later than `limit`.
+  [[nodiscard]] Tick next(Tick limit) const {
+    if (!far_.empty()) limit = std::min(limit, std::max(far_.front().tick, now_ + 1));
+    const Tick end = std::min(limit, now_ + kSpan);
+    for (Tick tick = now_ + 1; tick < end;) {
+      const std::size_t at = static_cast<std::size_t>(tick) & kMask;
+      const std::uint64_t word = occupied_[at >> 6U] >> (at & 63U);
+      if (word != 0) return std::min(end, tick + std::countr_zero(word));
+      tick += static_cast<Tick>(64 - (at & 63U));
+    }
+    return limit;
+  }
+  /// Nothing happens before `tick`: time stands just before it.
+  void skip_to(Tick tick) { now_ = std::max(now_, tick - 1); }
 
  private:
   static constexpr Tick kSpan = 1 << 15;
@@ -74,6 +98,7 @@ class Wheel {
   std::uint64_t pending_{};
   std::uint64_t far_seq_{};
   std::vector<std::vector<Happening>> slots_ = std::vector<std::vector<Happening>>(static_cast<std::size_t>(kSpan));
+  std::vector<std::uint64_t> occupied_ = std::vector<std::uint64_t>(static_cast<std::size_t>(kSpan) / 64);  ///< a bit per slot
   std::vector<Happening> current_;
   std::vector<Far> far_;
 };

@@ -3,11 +3,14 @@
 #include <cstdio>
 #include <ctime>
 
+#include "tests/sim/play.h"
 #include "tests/sim/sim.h"
 
 namespace gq::sim {
 
-World::World(const Options& given)
+World::~World() = default;
+
+World::World(const Options& given, const Scenario* scenario)
     : options(given), rng(given.seed), dice_key(checker::mix64(given.seed ^ 0xD1CEULL)), findings(given.seed, given.jobs > 100'000 ? 1U << 15U : 1U << 18U),
       numbers(given.seed), store(numbers, findings), history(numbers, findings) {
   next_extra = options.jobs;
@@ -16,17 +19,29 @@ World::World(const Options& given)
   core_config.restarted = false;
   const std::uint32_t client_count = std::max<std::uint32_t>(2, std::min<std::uint32_t>(32, options.jobs / 2000));
   clients.resize(client_count);
+  if (scenario) scenario_fleet(*scenario);
+  else random_fleet();
+  broker_start(0);
+  for (std::uint32_t i = 0; i < workers.size(); ++i) at_us(rng.between(0, 900'000), {What::worker_start, i, 0});
+  for (std::uint32_t i = 0; i < client_count; ++i) at_us(rng.between(0, 200'000), {What::client_connect, i, 0});
+  if (play) play->begin();
+  else schedule_faults();
+  if (options.verbose) in_us(1'000'000, {What::progress, 0, 0});
+}
+
+void World::random_fleet() {
   workers.resize(options.workers);
   for (std::uint32_t i = 0; i < options.workers; ++i) {
     WorkerRow& w = workers[i];
     w.name = "w" + std::to_string(i);
-    w.kinds.clear();
+    w.host = "h" + std::to_string(i);
     for (std::size_t k = 0; k < kKinds.size(); ++k) w.kinds.push_back(static_cast<KindIndex>(k));
     w.labels = {i % 2 == 0 ? "zone=a" : "zone=b"};
     const bool shares = i % 16 == 9 && options.devices_per_worker > 0;  // a second container on its neighbour's host
     for (std::uint32_t d = 0; d < options.devices_per_worker; ++d) {
       WorkerDevice device;
       device.total = Mib{(i + d) % 3 == 0 ? 24576 : (i + d) % 3 == 1 ? 12288 : 8192};
+      if (options.operators) device.total = Mib{(i + d) % 2 == 0 ? 12288 : 8192};  // tight: who is higher has to ask others to leave
       if (i < 2) device.total = Mib{24576};
       device.driver = Mib{300};
       if (shares) {
@@ -34,24 +49,40 @@ World::World(const Options& given)
       } else {
         device.global = static_cast<std::uint32_t>(physical.size());
         device.uuid = "GPU-" + std::to_string(device.global);
-        physical.push_back({{}, device.total, device.driver, Mib{dice(i, 77) % 8 == 0 ? 1024 : 0}, {}});
+        physical.push_back({{}, device.total, device.driver, foreign_at_rest(device.global), {}});
         history.device(device.global, device.total - device.driver);
       }
       physical[device.global].offered_by.push_back(i);
       w.devices.push_back(device);
     }
   }
-  broker_start(0);
-  for (std::uint32_t i = 0; i < options.workers; ++i) at_us(rng.between(0, 900'000), {What::worker_start, i, 0});
-  for (std::uint32_t i = 0; i < client_count; ++i) at_us(rng.between(0, 200'000), {What::client_connect, i, 0});
-  schedule_faults();
-  if (options.verbose) in_us(1'000'000, {What::progress, 0, 0});
+  if (options.operators) core_config.policy = random_policy();
+}
+
+void World::scenario_fleet(const Scenario& scenario) {
+  wall_zero_ms = scenario.start_ms;
+  model_idle_us = 600'000'000;
+  core_config.policy = scenario.policy;
+  play = std::make_unique<Play>(*this, scenario);
+  for (const Host& host : scenario.hosts) {
+    WorkerRow& w = workers.emplace_back();
+    w.name = w.host = host.name;
+    for (std::size_t k = 0; k < kKinds.size(); ++k) w.kinds.push_back(static_cast<KindIndex>(k));
+    w.labels = host.labels;
+    for (const Mib total : host.gpus) {
+      const auto global = static_cast<std::uint32_t>(physical.size());
+      w.devices.push_back({global, "GPU-" + std::to_string(global), total, host.driver});
+      physical.push_back({{static_cast<std::uint32_t>(workers.size() - 1)}, total, host.driver, host.foreign, {}});
+      history.device(global, total - host.driver - host.foreign);
+    }
+  }
 }
 
 Report World::run() {
   const auto begun = std::chrono::steady_clock::now();
   const std::clock_t cpu_begun = std::clock();
-  while (!finished() && !out_of_time()) {
+  while (play ? now_us() < play->length_us() : !finished() && !out_of_time()) {
+    skip_ahead();
     const auto& slot = wheel.advance();
     if (!slot.empty() || stepped || !client_inbox.empty() || flying) findings.at(now_us());
     for (const Happening& what : slot) happen(what);
@@ -69,6 +100,14 @@ Report World::run() {
   report.trace_hash = findings.hash();
   for (const std::string& text : findings.kept()) report.findings += text + "\n";
   return report;
+}
+
+/// Nobody waits for the next tick unless something happens in it, or the shell has to say something by itself.
+void World::skip_ahead() {
+  if (stepped || !client_inbox.empty() || (core && !frozen && !flying && (!gathering.mutations.empty() || !gathering.sends.empty()))) return;
+  Tick limit = wheel.now() + 5'000'000 / kTickUs;
+  if (core && !frozen && !flying) limit = std::min(limit, last_batch + 500'000 / kTickUs);
+  wheel.skip_to(wheel.next(std::max(limit, wheel.now() + 1)));
 }
 
 void World::happen(const Happening& h) {
@@ -116,6 +155,10 @@ void World::happen(const Happening& h) {
       in_us(options.workers > 1000 ? 60'000'000 : 250'000, {What::sample, 0, 0});
       break;
     case What::progress: print_progress(); break;
+    case What::run_checkpoint: run_checkpoint(h.a, h.b); break;
+    case What::model_out: model_out(h.a, h.b); break;
+    case What::operate: h.a == 0 ? operate() : tidy_up(); break;
+    case What::play: play->happen(h.a, h.b); break;
   }
 }
 
@@ -194,6 +237,11 @@ void World::arrive_up(std::uint32_t packet) {
   std::visit([from](auto& e) { if constexpr (requires { e.peer; }) e.peer = from; }, p.event);
   if (std::holds_alternative<core::WorkerBeat>(p.event) || std::holds_alternative<core::WorkerHello>(p.event))
     workers[p.index].judged = wheel.now();  // only beats renew leases
+  if (core_knows_down && (std::holds_alternative<core::JobCommand>(p.event) || std::holds_alternative<core::UpdateReceived>(p.event) ||
+                          std::holds_alternative<core::FleetCommand>(p.event))) {
+    up_free.push_back(packet);  // answered UNAVAILABLE; whoever asked asks again
+    return;
+  }
   if (core_knows_down && p.side == Side::client &&
       (std::holds_alternative<core::SubmitReceived>(p.event) || std::holds_alternative<core::RetryReceived>(p.event))) {
     say_unavailable(from, p.event);
@@ -280,7 +328,7 @@ void World::dial(Side side, std::uint32_t index, std::int64_t us) {
 bool World::finished() const {
   if (next_job < options.jobs || jobs_done < next_job) return false;
   if (store.not_final() != 0 || flying || !core || !gathering.mutations.empty()) return false;
-  return options.faults.crashes || options.faults.network || options.faults.store ? healing : true;
+  return options.operators || options.faults.crashes || options.faults.network || options.faults.store ? healing : true;
 }
 
 /// Liveness: once everything has healed, what is left drains within ten minutes (and what the wall clock was set back by).
@@ -290,10 +338,11 @@ bool World::out_of_time() const {
 }
 
 void World::final_checks() {
+  if (core) core->check_invariants();
+  if (play) return history.finish(store, next_extra, false);
   if (!finished() && next_job >= options.jobs && store.not_final() == 0 && core)
     findings.violation("liveness", kNoJob, std::to_string(next_job - jobs_done) + " jobs are final, but their clients were never told");
   if (next_job < options.jobs) findings.violation("liveness", kNoJob, "only " + std::to_string(next_job) + " jobs were ever submitted");
-  if (core) core->check_invariants();
   for (JobNumber job = 0; core && job < next_extra; ++job) {
     const core::JobRecord* record = store.find(job);
     if (!record || is_terminal(record->dynamic.state) || findings.kept().size() >= 3) continue;
