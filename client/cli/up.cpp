@@ -24,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Arguments {
-  std::string data_dir, simulate, devices, listen = "127.0.0.1", redis;
+  std::string data_dir, simulate, devices, listen = "127.0.0.1", redis, config, profile;
   int port = 7700;
   bool no_config = false, no_worker = false;
   std::vector<std::string> broker_options, worker_options;
@@ -80,7 +80,21 @@ struct Up {
     return argv;
   }
 
+  /// --config FILE, or what is shipped as --profile NAME beside the programs; empty = what is built in.
+  std::string policy_file() const {
+    if (!a.config.empty()) return fs::absolute(a.config).lexically_normal().string();
+    if (a.profile.empty()) return {};
+    const fs::path shipped = fs::path(own_folder()).parent_path() / "share/gpuq/profiles";
+    std::error_code error;
+    if (const fs::path file = shipped / (a.profile + ".toml"); fs::is_regular_file(file, error)) return file.string();
+    std::string names;
+    for (const auto& entry : fs::directory_iterator(shipped, error))
+      if (entry.path().extension() == ".toml") names += (names.empty() ? "" : ", ") + entry.path().stem().string();
+    give_up("NOT_FOUND", "there is no profile '" + a.profile + "' in " + shipped.string(), names.empty() ? "gpuq up --config FILE" : "one of: " + names + "; or a file of your own: gpuq up --config FILE");
+  }
+
   void prepare() {
+    (void)policy_file();   // a wrong name is said before anything is made
     data = fs::absolute(a.data_dir.empty() ? state_dir() : a.data_dir).lexically_normal().string();
     keys = data + "/keys";
     std::error_code error;
@@ -102,6 +116,7 @@ struct Up {
     std::vector<std::string> argv{program, "--data-dir", data, "--keys", keys, "--listen-clients", "tcp://" + a.listen + ":" + port(0), "--listen-workers",
                                   "tcp://" + a.listen + ":" + port(1), "--listen-http", "127.0.0.1:" + port(2)};
     if (!a.redis.empty()) argv.insert(argv.end(), {"--redis", a.redis});
+    if (const std::string policy = policy_file(); !policy.empty()) argv.insert(argv.end(), {"--config", policy});
     argv.insert(argv.end(), a.broker_options.begin(), a.broker_options.end());
     const std::string log = data + "/broker.log";
     std::error_code ignored;
@@ -243,6 +258,8 @@ void add_up(CLI::App& app, Cli& cli) {
   up->add_option("--devices", a->devices, "auto, cpu, or UUIDs (auto)")->option_text("LIST");
   up->add_option("--simulate-gpus", a->simulate, "pretend devices for trying out: 24GiB,8GiB")->option_text("LIST");
   up->add_option("--redis", a->redis, "use this Redis instead of a private one")->option_text("ADDRESS");
+  up->add_option("--config", a->config, "gpuq.toml: the policy (and the broker's settings); gpuq config show says what holds")->option_text("FILE")->check(CLI::ExistingFile);
+  up->add_option("--profile", a->profile, "a policy that is shipped: one-gpu, two-gpu or cpu")->option_text("NAME")->excludes("--config");
   up->add_flag("--no-worker", a->no_worker, "broker only");
   up->add_flag("--no-config", a->no_config, "leave ~/.config/gpuq alone");
   up->add_option("--broker-option", a->broker_options, "handed to gpuq-broker as it is; may be repeated")->allow_extra_args(false)->option_text("WORD");

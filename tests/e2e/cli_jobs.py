@@ -1,30 +1,13 @@
 #!/usr/bin/env python3
 """cli_jobs.py BIN - what a person does all day with `gpuq up` and the command line; real broker, real Redis, real worker."""
 import json
-import pathlib
 import signal
-import sys
 import unittest
 
-from gpuq_up import Home, Story, alive, children_of, until
-
-BIN = pathlib.Path(sys.argv.pop(1)).resolve()
+from gpuq_up import Home, Story, UpStory, alive, children_of, until
 
 
-class Jobs(Story):
-    @classmethod
-    def setUpClass(cls):
-        cls.home = Home(BIN)
-        cls.home.up()
-        cls.gpuq = cls.home.gpuq
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.home.remove()
-
-    def submitted(self, *words):
-        return self.assert_ran(self.gpuq("submit", *words)).stdout.split()[0]
-
+class Jobs(UpStory):
     def test_echo_comes_back_without_any_configuration(self):
         ran = self.assert_ran(self.gpuq("submit", "echo", "hello", "--wait"))
         self.assertEqual(ran.stdout, "hello\n")
@@ -65,7 +48,7 @@ class Jobs(Story):
 
     def test_cancel_ends_a_running_job_and_retry_makes_a_new_one(self):
         job = self.submitted("--", "sleep", "600")
-        until(lambda: '"state":"running"' in self.gpuq("status", job, "-o", "jsonl").stdout, "the job runs")
+        self.until_state(job, "running")
         self.assert_ran(self.gpuq("cancel", job))
         waited = self.assert_ran(self.gpuq("wait", job, "--timeout", "30s"), 1)
         self.assertIn("cancelled", waited.stdout)
@@ -74,7 +57,7 @@ class Jobs(Story):
         self.assert_ran(self.gpuq("wait", done))
         ran = self.assert_ran(self.gpuq("retry", done, "--wait", "-o", "jsonl"))
         self.assertNotEqual(self.lines(ran)[0]["id"], done)
-        self.assertEqual(self.lines(self.gpuq("status", self.lines(ran)[0]["id"], "-o", "jsonl"))[0]["retry_of"], done)
+        self.assertEqual(self.status(self.lines(ran)[0]["id"])["retry_of"], done)
 
     def test_the_same_id_again_makes_no_second_job_and_another_spec_is_a_conflict(self):
         job = self.submitted("sleep", "--set", "ms=1")
@@ -112,12 +95,12 @@ class Jobs(Story):
     def test_ctrl_c_while_waiting_is_130_and_the_job_goes_on(self):
         job = self.submitted("sleep", "--set", "ms=600000")
         waiter = self.home.start("wait", job)
-        until(lambda: '"state":"running"' in self.gpuq("status", job, "-o", "jsonl").stdout, "the job runs")
+        self.until_state(job, "running")
         waiter.send_signal(signal.SIGINT)
         _, err = waiter.communicate(timeout=30)
         self.assertEqual(waiter.returncode, 130)
         self.assertIn("go on", err)
-        self.assertIn('"state":"running"', self.gpuq("status", job, "-o", "jsonl").stdout)
+        self.assertEqual(self.status(job)["state"], "running")
         self.assert_error(self.gpuq("wait", job, "--timeout", "50ms"), 6, "TIMED_OUT")
         self.assert_ran(self.gpuq("cancel", job))
 
@@ -130,7 +113,7 @@ class Jobs(Story):
 
 class Down(Story):
     def test_ctrl_c_ends_everything_and_the_next_up_goes_on_with_the_same_jobs(self):
-        home = Home(BIN)
+        home = Home()
         try:
             home.up("--no-worker")
             job = self.assert_ran(home.gpuq("submit", "echo", "kept")).stdout.strip()

@@ -1,33 +1,13 @@
 #!/usr/bin/env python3
 """cli_trouble.py BIN - bad input, wrong keys, a broker that is away or killed: a clear error with a stable code, nothing lost."""
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 import unittest
 
-from gpuq_up import Home, Story, children_of, until
-
-BIN = pathlib.Path(sys.argv.pop(1)).resolve()
+from gpuq_up import Home, Story, UpStory, until
 
 
-class BadInput(Story):
-    @classmethod
-    def setUpClass(cls):
-        cls.home = Home(BIN)
-        cls.home.up()
-        cls.gpuq = cls.home.gpuq
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.home.remove()
-
-    def file(self, name, data):
-        path = self.home.root / name
-        path.write_bytes(data)
-        return path
-
+class BadInput(UpStory):
     def test_unknown_kinds_models_and_jobs(self):
         self.assert_error(self.gpuq("submit", "detct", "a.png"), 2, "UNKNOWN_KIND")
         image = self.file("a.png", b"\x89PNG\r\n\x1a\n not really")
@@ -58,9 +38,8 @@ class BadInput(Story):
 
     def test_a_revoked_key_is_refused_within_seconds_and_a_client_key_may_not_push_models(self):
         keys = ["--keys", self.home.data / "keys"]
-        address = (self.home.data / "client.json").read_text().split('"broker"')[1].split('"')[1]
         access = self.home.root / "web.json"
-        self.assert_ran(self.gpuq("keys", "issue", *keys, "--role", "client", "--name", "web", "--broker", address, "--out", access))
+        self.assert_ran(self.gpuq("keys", "issue", *keys, "--role", "client", "--name", "web", "--broker", self.home.address(), "--out", access))
         # The broker re-reads its folder when that changes; until then it does not know the new key.
         until(lambda: self.gpuq("--access-file", access, "submit", "echo", "hi", "--wait").returncode == 0, "the new key may enter", 20)
         model = self.file("model.pt", b"not a model, but some bytes")
@@ -73,9 +52,8 @@ class BadInput(Story):
     def test_a_key_of_another_broker_is_refused(self):
         other = self.home.root / "other-keys"
         self.assert_ran(self.gpuq("keys", "init", "--keys", other))
-        address = (self.home.data / "client.json").read_text().split('"broker"')[1].split('"')[1]
         access = self.home.root / "stranger.json"
-        self.assert_ran(self.gpuq("keys", "issue", "--keys", other, "--role", "client", "--name", "stranger", "--broker", address, "--out", access))
+        self.assert_ran(self.gpuq("keys", "issue", "--keys", other, "--role", "client", "--name", "stranger", "--broker", self.home.address(), "--out", access))
         ran = self.gpuq("--access-file", access, "list")
         self.assertIn(ran.returncode, (4, 5), ran.stderr)
         self.assertRegex(ran.stderr, r"error\[(KEY_REFUSED|UNREACHABLE)\]")
@@ -89,7 +67,7 @@ class BadInput(Story):
 
 class NoBroker(Story):
     def test_nothing_configured_and_nobody_there(self):
-        home = Home(BIN)
+        home = Home()
         try:
             self.assert_error(home.gpuq("list"), 3, "NOT_FOUND")
             ran = home.gpuq("--insecure", "--broker", "tcp://127.0.0.1:1", "--request-timeout", "1s", "submit", "echo", timeout=20)
@@ -100,27 +78,14 @@ class NoBroker(Story):
 
 class BrokerKilled(Story):
     def test_a_waiting_client_gets_its_result_although_the_broker_was_killed_meanwhile(self):
-        home = Home(BIN)
+        home = Home()
         try:
             home.up()
             job = self.assert_ran(home.gpuq("submit", "--", "sh", "-c", "while [ ! -e go ]; do sleep 0.05; done; echo done")).stdout.strip()
             until(lambda: '"state":"running"' in home.gpuq("status", job, "-o", "jsonl").stdout, "the job runs")
-            port = (home.data / "client.json").read_text().split('"broker"')[1].split('"')[1]
-            command = next(pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid, name in children_of(home.up_process.pid) if name == "gpuq-broker")
-            broker = next(pid for pid, name in children_of(home.up_process.pid) if name == "gpuq-broker")
-            # A broker of our own on the same data and ports, so that it can be killed and started again while `up` is out of the way.
-            words = [w.decode() for w in command if w]
-            words = words[:words.index("--ready-fd")]
-            at = words.index("--listen-clients") + 1
-            words[at] = port
-            workers = (home.data / "worker.json").read_text().split('"broker"')[1].split('"')[1]
-            words[words.index("--listen-workers") + 1] = workers
             waiter = home.start("submit", "--wait", "--after", job, "echo", "survived")
             until(lambda: len([1 for line in home.gpuq("list", "--active", "-o", "jsonl").stdout.splitlines()]) == 2, "both are accepted")
-            os.kill(home.up_process.pid, signal.SIGSTOP)   # it would end everything when its broker dies
-            os.kill(broker, signal.SIGKILL)
-            with open(home.root / "second.log", "w") as log:
-                second = subprocess.Popen(words, env=home.env, stdout=log, stderr=log)
+            second = home.broker_again("second.log")
             try:
                 until(lambda: home.gpuq("list", "--request-timeout", "2s").returncode == 0, "the broker is back")
                 (home.root / "go").touch()

@@ -14,7 +14,7 @@
 #include "common/net/zap.h"
 #include "common/wire/codec.h"
 #include "common/wire/job_body.h"
-#include "tests/integration/scripted_broker.h"
+#include "tests/integration/client_broker.h"
 
 namespace gq {
 namespace {

@@ -1,5 +1,5 @@
 // client_orders.cpp - what libgpuq says when people order the scheduler around or ask it why, and what it makes of the answers.
-#include "tests/integration/scripted_broker.h"
+#include "tests/integration/client_broker.h"
 
 namespace gq {
 namespace {
