@@ -18,6 +18,7 @@ std::uint64_t splitmix64(std::uint64_t& state) {
 }  // namespace
 
 void Core::State::schedule() {
+  if (rehearses) return;
   (void)tend_plans();
   schedule_domain(false);
   do schedule_domain(true);
@@ -57,7 +58,7 @@ void Core::State::schedule_domain(bool uses_device) {
       s.recheck_above = kNone;
       if (kKinds[s.needs.kind].uses_model)
         if (const Index version = resolved(s); version != kNone) {
-          const Index enough = kJobsPerLoad * (versions[version].loading + (versions[version].lanes > 0 ? 1U : 0U));
+          const Index enough = content_with(s, version);
           if (s.ready <= enough) s.recheck_above = enough;
         }
       stand(shape, Standing::parked);
@@ -75,10 +76,12 @@ void Core::State::schedule_domain(bool uses_device) {
         room_reopened = false;
         parked_now.clear();
         at = standing.begin();
-        continue;
+      } else {
+        at = standing.upper_bound(key);
       }
+      continue;
     }
-    at = standing.upper_bound(key);
+    ++at;
   }
 }
 
@@ -130,6 +133,7 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   started_on(shape, pick.devices);
   shapes[shape].waits_since = lease_now().time_since_epoch().count();
   charge_hold(h, pick.loads);
+  if (pick.loads.value > 0) packing.count(pick.loads.value);
   refresh_lane(pick.lane, false);
   stop_awaiting(shape);
   if (reservation != 0) backfilled(h, pick.backfills);

@@ -77,6 +77,7 @@ struct Device {
   Mib capacity{};                  ///< total - driver - headroom
   Mib foreign{};
   bool healthy{};
+  bool accelerator{};              ///< was reported as something other than a CPU
   bool small{};                    ///< capacity below some kind's default budget
   bool hot{};                      ///< from hold_at_c until resume_at_c
   bool draining{};

@@ -7,6 +7,61 @@ namespace gq::core {
 
 void Core::check_invariants() const { state_->check_all(); }
 
+/// Heads that could start now by asking others to leave, and for which nothing has been set in motion; or for which it should be over.
+std::vector<JobId> Core::overdue(const Moment& now) const {
+  const State& s = *state_;
+  const Instant lease_now = now.steady - s.lease_shift;
+  std::vector<JobId> all;
+  for (const ShapeKey& key : s.parked[1]) {
+    std::size_t under_way = 0;
+    bool late = false;
+    if (const auto mine = s.plans_of.find(key.shape); mine != s.plans_of.end())
+      for (const Index p : mine->second) {
+        if (s.plans[p].kind != Plan::Kind::preempt) continue;
+        ++under_way;
+        late = late || s.plans[p].until < lease_now;
+      }
+    const bool possible = under_way < s.plans_wanted(key.shape) && !s.find_room(s.shapes[key.shape], key.shape, 1, nullptr).empty();
+    if (late || possible) all.push_back(s.first_job(key.shape));
+  }
+  return all;
+}
+
+/// Plans: an owner that waits, room held to the MiB, models under eviction that somebody waits for.
+void Core::State::check_plans() const {
+  std::size_t listed = 0;
+  for (const auto& [shape, list] : plans_of) {
+    check(shapes[shape].live && !list.empty(), "plans of no shape");
+    if (stepped) check(list.size() <= plans_wanted(shape), "room is kept for a start that nobody waits for");
+    for (const Index p : list) {
+      const Plan& plan = plans[p];
+      ++listed;
+      check(plan.kind != Plan::Kind::none && plan.shape == shape && !plan.touched, "a plan of another shape, or not tended");
+      check(plan.devices.size() == std::max<std::size_t>(1, shapes[shape].needs.devices) && plan.needs.size() == plan.devices.size(), "a plan for some other number of devices");
+      for (std::size_t i = 0; i < plan.devices.size(); ++i) {
+        const Index device = plan.devices[i];
+        check(devices[device].plan == p, "two plans on one device");
+        check(held_for(shape, device).value == std::max<std::int64_t>(0, plan.needs[i].value - coming(plan, device).value), "a plan holds another size than what it still lacks");
+      }
+      for (const Index lane : plan.lanes)
+        check(lanes[lane].evicting && std::find(plan.devices.begin(), plan.devices.end(), lanes[lane].device) != plan.devices.end(), "a plan waits for a model that nobody evicts");
+    }
+  }
+  check(plans.live() == listed, "a plan that no shape has");
+  for (Index i = 0; i < devices.extent(); ++i) {
+    const Device& d = devices[i];
+    check(d.plan == kNone || std::find(plans[d.plan].devices.begin(), plans[d.plan].devices.end(), i) != plans[d.plan].devices.end(), "a device is planned by nobody");
+    std::array<Index, kJobClasses> running{};
+    for (Index h = 0; h < holds.extent(); ++h)
+      if (holds[h].job != kNone && holds[h].charged)
+        running[static_cast<std::size_t>(needs_of(jobs[holds[h].job]).job_class)] += static_cast<Index>(std::count(holds[h].devices.begin(), holds[h].devices.end(), i));
+    check(running == d.running, "a device's attempts are counted wrongly");
+    for (std::size_t c = 0; c < kJobClasses; ++c) check((d.running[c] != 0) == (d.running_at[c] != kNone), "a device is not found by whom it runs");
+    for (const Charge& c : d.charges)
+      if (c.kind == Charge::Kind::held) check(c.plan == d.plan && c.size.value > 0, "room held for no plan");
+  }
+}
+
 namespace {
 
 struct Sums {
@@ -17,6 +72,7 @@ struct Sums {
 }  // namespace
 
 void Core::State::check_all() const {
+  check_plans();
   check(settling.empty() && uncommitted.size() <= totals.assigned, "a step left something unsettled");
 
   // Jobs: one state each, counted once; granted jobs have exactly one hold; ready ones exactly one living entry.

@@ -34,6 +34,11 @@ void Core::State::measure(Index index, bool reported) {
     d.healthy = r.healthy;
     d.hot = r.temperature_c >= 0 && (r.temperature_c >= d.rules.hold_at_c || (d.hot && r.temperature_c > d.rules.resume_at_c));
     if (d.capacity.value > 0) smallest_capacity = std::min(smallest_capacity, d.capacity.value);
+    largest_capacity = std::max(largest_capacity, d.capacity.value);
+    if (!d.accelerator && r.kind != DeviceKind::cpu) {
+      d.accelerator = true;
+      ++accelerators;
+    }
   }
   // Of several workers on one card the others' newest words are a beat old: only when all have spoken is it no mere delay.
   if (reported && d.free() >= 0 && d.squeezed > 0) eased(index);

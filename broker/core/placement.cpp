@@ -102,11 +102,14 @@ std::size_t Core::State::first_refusal(Index shape, Index lane, const Without* w
   return first_refusal(shapes[shape], shape, lane, without);
 }
 
+Core::Place Core::State::place_at(const Shape& shape, Index index, Index lane, const Without* without) const {
+  const Lane& l = lanes[lane];
+  return {*this, index, shape, lane, l, workers[l.worker], l.device == kNone ? nullptr : &devices[l.device], resolved(shape), without};
+}
+
 /// The same for a shape that nobody has submitted: `index` is then kNone.
 std::size_t Core::State::first_refusal(const Shape& shape, Index index, Index lane, const Without* without) const {
-  const Lane& l = lanes[lane];
-  const Place place{*this, index, shape, lane, l, workers[l.worker], l.device == kNone ? nullptr : &devices[l.device],
-                    resolved(shape), without};
+  const Place place = place_at(shape, index, lane, without);
   for (std::size_t i = 0; i < kHardConstraints.size(); ++i)
     if (!kHardConstraints[i].holds(place)) return i;
   return kHardConstraints.size();
@@ -175,8 +178,44 @@ bool Core::State::pick_start(Index shape, Pick& pick) {
     }
     return best != INT64_MAX;
   };
-  if (search(base, INT64_MAX, false)) return true;
+  if (packs_by_fgd() ? pick_packed(shape, base, pick) : search(base, INT64_MAX, false)) return true;
   return s.needs.budget_min.value == 0 && smallest_capacity < base && search(smallest_capacity, base, true);
+}
+
+/// With one or two devices there is no mix to speak of, and the tightest fit is as good as any rule.
+bool Core::State::packs_by_fgd() const {
+  return config.policy.packing == Packing::fgd || (config.policy.packing == Packing::automatic && accelerators > kFgdDevices);
+}
+
+/// The device on which the least memory becomes useless to what usually comes; among equals the one with the least room.
+bool Core::State::pick_packed(Index shape, std::int64_t need, Pick& pick) {
+  const JobClass job_class = shapes[shape].needs.job_class;
+  bool found = false;
+  std::uint32_t best_step = 0;
+  std::int64_t best_room = 0;
+  Pick one;
+  for (const Preference& p : packing.preferences(need, largest_capacity)) {
+    if (found && p.step < best_step) break;
+    if (found && p.step == best_step && p.from >= best_room) continue;
+    std::int64_t room = p.to;  // of the best one in [from, to)
+    for (const Shelf& shelf : shelves) {
+      const Shelf::List& starts = shelf.list(job_class);
+      if (starts.empty() || !shelf.takes(job_class) || !fits_group(shape, shelf.group)) continue;
+      for (auto it = starts.lower_bound({p.from, 0}); it != starts.end() && it->first < room; ++it)
+        if (take(shape, it->second, one)) {
+          room = it->first;
+          break;
+        }
+    }
+    if (room == p.to) continue;
+    const std::uint32_t step = packing.step_at(p, room, largest_capacity);
+    if (found && (step < best_step || (step == best_step && room >= best_room))) continue;
+    found = true;
+    best_step = step;
+    best_room = room;
+    pick = one;
+  }
+  return found;
 }
 
 /// All devices of a gang on one worker, or none; the tightest that suffice. Credit is taken where the first one lies.
@@ -235,7 +274,10 @@ bool Core::State::pick_touched(Index shape, Pick& pick) {
   Pick one;
   bool found = false;
   std::int64_t best = INT64_MAX;
+  const std::int64_t base = budget_base(s).value;
   for (const Index lane : touched_device_lanes) {
+    // Most shapes say no to most places for want of room: seen here at a glance, before every constraint is asked in turn.
+    if (const Lane& l = lanes[lane]; l.kind == LaneKind::start && room_for(s, shape, l.device) < std::min(base, devices[l.device].capacity.value)) continue;
     if (!take(shape, lane, one)) continue;
     const std::int64_t score = lanes[lane].kind == LaneKind::warm ? -1 : room_for(s, shape, lanes[lane].device);
     if (score >= best) continue;

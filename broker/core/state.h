@@ -16,6 +16,7 @@
 #include "broker/core/flat_map.h"
 #include "broker/core/fleet.h"
 #include "broker/core/jobs.h"
+#include "broker/core/packing.h"
 #include "broker/core/plans.h"
 #include "broker/core/shapes.h"
 
@@ -106,6 +107,7 @@ struct Core::State {
   Moment now;
   std::uint64_t entropy{};
   Effects* out{};
+  bool rehearses{};                ///< a throw-away core: nothing starts until everybody has said HELLO
   bool room_reopened{};            ///< a dispatch gave room back: the pass over the shapes begins again
   bool started{};                  ///< a step or a load has been
   bool stepped{};                  ///< a step has been: everything loaded has been tried
@@ -158,6 +160,9 @@ struct Core::State {
   std::map<std::string, Index> promoted;             ///< NAME -> version
   std::uint32_t models_epoch{1};
   std::int64_t smallest_capacity{INT64_MAX};         ///< of any device ever seen: below it no budget is clamped
+  std::int64_t largest_capacity{1};                  ///< likewise: what packing calls a whole device
+  std::size_t accelerators{};                        ///< devices ever seen that are no CPU
+  DevicePacking packing;                             ///< what jobs usually ask of a device
   std::uint64_t reconciliation{};
 
   // ---- clients
@@ -325,10 +330,13 @@ struct Core::State {
   bool pick_slots(Index shape, Pick& pick);
   bool pick_warm(Index shape, Pick& pick);
   bool pick_start(Index shape, Pick& pick);
+  [[nodiscard]] bool packs_by_fgd() const;
+  bool pick_packed(Index shape, std::int64_t need, Pick& pick);
   bool pick_gang(Index shape, Pick& pick);
   bool gang_at(Index shape, Index worker, Pick& pick) const { return gang_at(shapes[shape], shape, worker, pick); }
   bool gang_at(const Shape& shape, Index index, Index worker, Pick& pick) const;
   bool take(Index shape, Index lane, Pick& pick) const;
+  [[nodiscard]] Place place_at(const Shape& shape, Index index, Index lane, const Without* without) const;
   [[nodiscard]] std::size_t first_refusal(const Shape& shape, Index index, Index lane, const Without* without = nullptr) const;
   [[nodiscard]] std::size_t first_refusal(Index shape, Index lane, const Without* without = nullptr) const;  ///< index into kHardConstraints; its size = none
   void await_device(Index shape);
@@ -487,6 +495,7 @@ struct Core::State {
   [[nodiscard]] DeviceView view(Index device, Index worker) const;
   [[nodiscard]] std::uint64_t memory() const;
   void check_all() const;
+  void check_plans() const;
 };
 
 template <class Which>

@@ -56,26 +56,27 @@ std::string Core::State::reason_of(Index slot) const {
   constexpr std::size_t kPlaces = 2000;
   std::size_t best = 0;
   std::size_t looked = 0;
-  std::int64_t most_free = -1;
-  std::string most_free_at;
+  Index closest = kNone;
+  Mib least_lacking{INT64_MAX};
   for (Index lane = 0; lane < lanes.extent() && looked < kPlaces; ++lane) {
     if (lanes[lane].worker == kNone) continue;
     ++looked;
     const std::size_t refusal = first_refusal(job.shape, lane);
-    best = std::max(best, refusal);
-    if (refusal == kHardConstraints.size() || kHardConstraints[refusal].name != "fits_the_ledger") continue;
-    const Device& d = devices[lanes[lane].device];
-    if (d.free() > most_free) {
-      most_free = d.free();
-      most_free_at = texts[d.uuid];
-    }
+    if (refusal < best) continue;
+    const bool by_memory = refusal < kHardConstraints.size() && kHardConstraints[refusal].name == "fits_the_ledger";
+    const Mib lacking = by_memory ? kHardConstraints[refusal].detail(place_at(shape, job.shape, lane, nullptr)).lacking : Mib{};
+    if (closest != kNone && refusal == best && lacking >= least_lacking) continue;
+    best = refusal;
+    least_lacking = lacking;
+    closest = lane;
   }
   if (looked == 0) return "no worker is connected";
   if (best == kHardConstraints.size())
     return shape.needs.devices > 1 ? "no host has " + std::to_string(shape.needs.devices) + " devices free at once" : "behind other jobs";
   const HardConstraint& no = kHardConstraints[best];
-  if (no.name != "fits_the_ledger") return std::string(no.sentence);
-  return "needs " + to_string(budget_base(shape)) + ", the most free is " + to_string(Mib{std::max<std::int64_t>(0, most_free)}) + " on " + most_free_at;
+  if (no.detail == nullptr) return std::string(no.sentence);
+  const std::string sentence = no.detail(place_at(shape, job.shape, closest, nullptr)).sentence;
+  return no.name == "fits_the_ledger" ? texts[devices[lanes[closest].device].uuid] + " is the closest: " + sentence : sentence;
 }
 
 std::vector<JobRecord> Core::list(const ListFilter& filter) const {
@@ -124,9 +125,21 @@ DeviceView Core::State::view(Index device, Index worker) const {
   for (const Charge& c : d.charges) {
     const std::string size = " " + to_string(c.size);
     if (c.kind == Charge::Kind::model) v.holders.push_back("model " + versions[c.version].text + size);
+    else if (c.kind == Charge::Kind::held) v.holders.push_back("held for job " + to_string(plans[c.plan].job) + size);
     else if (c.kind == Charge::Kind::job) v.holders.push_back("job " + to_string(jobs[holds[c.hold].job].id) + size);
     else v.holders.push_back("job " + to_string(c.grant.job) + " (no longer ours)" + size);
     if (c.kind == Charge::Kind::model && c.lane != kNone) v.warm.push_back(versions[c.version].text);
+  }
+  if (!d.healthy) v.state = "unhealthy";
+  else if (d.hot) v.state = "hot (" + std::to_string(d.reporters.back().report.temperature_c) + " C)";
+  else if (d.draining) v.state = "draining";
+  else if (d.plan != kNone) v.state = "held for job " + to_string(plans[d.plan].job);
+  else v.state = "ok";
+  for (std::size_t c = 0; c < kJobClasses; ++c) {
+    const std::string name{to_string(static_cast<JobClass>(c))};
+    const Mib kept{d.rules.reserved[c]};
+    if (kept.value > 0) v.reserved.push_back(name + " " + to_string(kept) + ", " + to_string(std::min(kept, d.used_by[c])) + " of it in use");
+    if (d.rules.keeps_loaded[c]) v.reserved.push_back(name + ": what is loaded");
   }
   return v;
 }
@@ -140,7 +153,7 @@ std::vector<WorkerView> Core::workers(const Moment& now) const {
     v.name = s.texts[w.name];
     v.host = w.host;
     v.version = w.version;
-    v.state = w.lost ? "lost" : !w.connected ? "disconnected" : w.silent ? "silent" : "live";
+    v.state = w.lost ? "lost" : !w.connected ? "disconnected" : w.silent ? "silent" : w.draining ? "draining" : "live";
     v.since_beat = std::max(Duration{0}, now.steady - s.lease_shift - w.last_beat);
     v.labels = w.labels;
     for (KindIndex k = 0; k < kKinds.size(); ++k)

@@ -27,7 +27,7 @@ TEST_F(Devices, foreign_use_headroom_and_the_driver_are_not_ours_to_grant) {
   EXPECT_EQ(device("G").free, Mib{6200});
   const auto job = submitted(training(1, {6201}));
   EXPECT_EQ(state(job), JobState::ready);
-  EXPECT_EQ(core->find(job, now)->reason, "needs 6201 MiB, the most free is 6200 MiB on G");
+  EXPECT_EQ(core->find(job, now)->reason, "G is the closest: needs 6201 MiB, 6200 MiB is free: 1 MiB short (used by others: 3000 MiB)");
   r.used = {4299};
   say(WorkerBeat{peers["anna"], 0, {}, {r}});
   EXPECT_EQ(state(job), JobState::running);
