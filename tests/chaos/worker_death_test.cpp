@@ -87,5 +87,35 @@ TEST_F(BrokerAway, a_result_made_while_the_broker_was_away_is_delivered_when_it_
   EXPECT_EQ(slurp(note), "x\n");
 }
 
+/// Between the trainer's end and the broker's verdict: the broker is away, and then the worker is killed, too.
+TEST_F(BrokerAway, a_result_of_a_worker_killed_before_its_verdict_is_accepted_once_when_both_are_back) {
+  const std::string libexec = dir.path("libexec");
+  std::filesystem::create_directories(libexec);
+  std::filesystem::copy_file(GPUQ_FAKE_CHILD, libexec + "/gpuq-trainer");
+  worker_environment = {"PATH=/usr/bin:/bin", "GPUQ_LIBEXEC=" + libexec, "GPUQ_TEST_PIDS=" + dir.path("pids")};
+  start_worker();
+  wire::JobBody body;
+  body.params["steps"] = "300";
+  const JobId id = submit(job("train.detector"), body);
+  loop.until([&] { return client->status(id).progress_step > 0; }, "the training to run");
+  broker.kill();
+  const auto entries = [&] {
+    std::size_t n = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(scratch() + "/journal")) n += entry.path().extension() != ".tmp" ? 1U : 0U;
+    return n;
+  };
+  loop.until([&] { return entries() == 1; }, "its end to be written down", 30s);
+  program.signal(SIGKILL);
+  program.wait();
+  broker.restart();
+  client = new_client("ada2");
+  start_worker();
+  loop.until([&] { return client->status(id).state == static_cast<std::uint8_t>(JobState::succeeded); }, "the result", 30s);
+  EXPECT_EQ(client->status(id).attempt, 1U);
+  std::ifstream pids(dir.path("pids"));
+  EXPECT_EQ(std::count(std::istreambuf_iterator<char>(pids), {}, '\n'), 1) << "one trainer ran";
+  loop.until([&] { return entries() == 0; }, "the entry to go");
+}
+
 }  // namespace
 }  // namespace gq::test

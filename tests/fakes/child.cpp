@@ -43,6 +43,7 @@ void train(Channel& link, const Frame& run) {
     std::string error;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     while (link.receive(frame, error) == Channel::Got::frame) {
+      if (frame.type == Type::preempt && run.text("param.do") == "stubborn") continue;
       if (frame.type == Type::preempt) {
         link.send({Type::released, run.id, {}});
         save(link, run, step);
@@ -74,6 +75,8 @@ void answer(Channel& link, const Frame& run) {
   if (what == "exit") ::_exit(70);
   if (what == "hang")
     for (;;) ::pause();
+  if (what == "wait")
+    while (!std::ifstream(std::string(run.text("param.gate"))).good()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   if (what == "garbage") {
     const std::string noise("not a frame at all");
     if (::send(3, noise.data(), noise.size(), 0) < 0) ::_exit(1);
@@ -126,6 +129,7 @@ int main(int, char** argv) {
         }
         answer(link, frame);
         break;
+      case Type::unload: link.send({Type::unloaded, frame.id, {}}); break;
       case Type::ping: link.send({Type::pong, frame.id, {}}); break;
       case Type::stop: return 0;
       default: break;

@@ -1,191 +1,171 @@
-// scripted_broker.h - a broker in this process that does what the test says: real sockets, real codec, every answer the test's own.
+// scripted_broker.h - a broker that says exactly what a test tells it to, for a real gpuq-worker: no ledger, no journal, no keys.
+//
+// It welcomes, answers beats, keeps blobs in memory, and accepts ends unless told not to. All else the test says and sees itself.
 #pragma once
 
 #include <gtest/gtest.h>
+#include <openssl/sha.h>
 
-#include <atomic>
-#include <condition_variable>
-#include <functional>
-#include <future>
-#include <memory>
-#include <mutex>
-#include <optional>
+#include <algorithm>
+#include <csignal>
+#include <deque>
+#include <fstream>
+#include <map>
+#include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "client/include/gpuq/client.h"
-#include "common/net/asio.h"
-#include "common/net/keys.h"
-#include "common/net/port.h"
-#include "common/wire/codec.h"
 #include "common/wire/job_body.h"
+#include "tests/integration/broker_harness.h"
 
-namespace gq {
+namespace gq::test {
 
-using namespace std::chrono_literals;
-constexpr auto kPatience = 20s;   // of a waiting test; none of them sleeps
-
-struct Heard { PeerId peer; wire::Header header; wire::Message message; std::string body; };
-
-/// A broker that does what the test says. Handlers run on its own thread; what it hears is kept in order.
-class FakeBroker {
+class ScriptedBroker {
  public:
-  using Script = std::function<bool(FakeBroker&, const Heard&)>;   ///< true = dealt with; false = the polite default
-
-  explicit FakeBroker(std::string endpoint = "tcp://127.0.0.1:*") : wanted_(std::move(endpoint)) { open(); }
-  ~FakeBroker() { close(); }
-
-  std::string endpoint() const { return endpoint_; }
-  void script(Script script) { const std::lock_guard lock(mutex_); script_ = std::move(script); }
-  void set_term(Term term) { term_ = term; }
-
-  /// As if it had been killed and started again on the same port.
-  void restart() {
-    close();
-    wanted_ = endpoint_;
-    open();
-  }
-  void close() {
-    if (!thread_.joinable()) return;
-    asio::post(*io_, [this] { port_.reset(); keep_.reset(); io_->stop(); });
-    thread_.join();
+  explicit ScriptedBroker(Loop& l)
+      : loop(l), port_(l.context, l.io, {.received = [this](const net::Speaker& who, net::Packet&& packet) { on_packet(who, std::move(packet)); }, .malformed = {}, .drained = {}, .link_lost = {}}) {
+    net::RouterPort::Options options;
+    options.endpoint = "tcp://127.0.0.1:*";
+    options.insecure_role = net::Role::worker;
+    auto bound = port_.bind(options);
+    EXPECT_TRUE(bound.has_value()) << (bound ? "" : bound.error().what);
+    if (bound) endpoint = *bound;
   }
 
-  template <class M>
-  void say(PeerId peer, const M& message, std::uint64_t id = 0, std::string body = {}) {
-    port_->send(peer, wire::encode(message, id), body);
-  }
-  /// From the test's thread.
-  void later(std::function<void()> work) { asio::post(*io_, std::move(work)); }
+  template <class T>
+  void say(const T& message, std::string_view body = {}) { port_.send(worker_, wire::encode(message, 0), body); }
 
-  template <class M>
-  std::vector<M> all() {
-    const std::lock_guard lock(mutex_);
-    std::vector<M> out;
-    for (const Heard& heard : heard_)
-      if (const M* m = std::get_if<M>(&heard.message)) out.push_back(*m);
-    return out;
+  static wire::Grant grant(std::uint64_t n, Attempt attempt = 1) { return {JobId{7, n}, attempt, 0xABC0 + n}; }
+  /// On the start lane of the worker's first device.
+  wire::AssignItem item(std::uint64_t n, const std::string& kind, std::int64_t mib) {
+    wire::AssignItem i;
+    i.number = ++number_;
+    i.grant = grant(n);
+    i.kind = kind;
+    i.lane = 2;
+    i.devices = {hello.devices.at(0).uuid};
+    i.granted_mib = mib;
+    return i;
   }
-  /// Waits until `enough` holds over everything of this type that was said.
-  template <class M>
-  std::vector<M> wait_for(std::function<bool(const std::vector<M>&)> enough) {
-    const auto until = std::chrono::steady_clock::now() + kPatience;
-    for (;;) {
-      auto got = all<M>();
-      if (enough(got)) return got;
-      std::unique_lock lock(mutex_);
-      if (come_.wait_until(lock, until) == std::cv_status::timeout) {
-        ADD_FAILURE() << "the client never said it: " << wire::TypeNumber<M>::name << ", heard " << got.size();
-        return got;
-      }
-    }
+  void assign(wire::AssignItem i, const wire::JobBody& body = {}) {
+    const std::string bytes = wire::encode(body);
+    i.payload_bytes = static_cast<std::uint32_t>(bytes.size());
+    say(wire::Assign{1, {std::move(i)}}, bytes);
   }
-  PeerId last_peer() { const std::lock_guard lock(mutex_); return heard_.empty() ? PeerId{} : heard_.back().peer; }
+  void preempt(std::uint64_t n, std::uint32_t deadline_ms) { say(wire::PreemptJob{1, ++number_, grant(n), "inference waits", deadline_ms}); }
+  BlobDigest keep(const std::string& bytes) {
+    BlobDigest digest;
+    SHA256(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size(), digest.bytes.data());
+    blobs[digest] = bytes;
+    return digest;
+  }
+
+  // ---- what was heard, in order, one word each: "started 1", "released 1", "checkpoint 1@20", "yielded 1", "refused 1 NO_FIT", "closed 1000"
+  [[nodiscard]] bool heard(const std::string& word) const { return std::find(words.begin(), words.end(), word) != words.end(); }
+  bool until(const std::string& word, std::chrono::milliseconds patience = 15s) {
+    const bool came = loop.until([&] { return heard(word); }, word, patience);
+    if (!came) ADD_FAILURE() << "heard: " << ::testing::PrintToString(words);
+    return came;
+  }
+
+  Loop& loop;
+  std::string endpoint;
+  wire::WorkerHello hello;
+  int hellos{};
+  std::vector<wire::Grant> revoke;                     ///< said in the next WELCOME
+  std::vector<wire::Eviction> evictions;               ///< repeated in beats
+  std::vector<wire::Device> devices;                   ///< of the last beat
+  int beats{};
+  std::vector<std::string> words;
+  std::map<std::uint64_t, wire::EndedItem> ends;       ///< by the number of the job
+  std::map<std::uint64_t, std::string> bodies;
+  std::map<std::string, std::uint16_t> warm;           ///< model -> its open lane
+  std::map<BlobDigest, std::string> blobs;
+  bool accepts{true};
 
  private:
-  void open() {
-    io_ = std::make_unique<asio::io_context>();
-    keep_.emplace(io_->get_executor());
-    net::RouterPort::Handlers handlers;
-    handlers.received = [this](const net::Speaker& speaker, net::Packet&& packet) { received(speaker, std::move(packet)); };
-    handlers.malformed = [](const net::Speaker&, Error) {};
-    port_ = std::make_unique<net::RouterPort>(context_, *io_, std::move(handlers));
-    net::RouterPort::Options options;
-    options.endpoint = wanted_;
-    options.insecure_role = net::Role::client;
-    Result<std::string> bound = fail(Errc::port_in_use, "not tried", "");
-    for (int i = 0; i < 200 && !bound; ++i) {   // the port of a socket closed a moment ago
-      bound = port_->bind(options);
-      if (!bound) std::this_thread::yield();
-    }
-    ASSERT_TRUE(bound) << bound.error().what;
-    endpoint_ = *bound;
-    thread_ = std::thread([this] { io_->run(); });
-  }
-
-  void received(const net::Speaker& speaker, net::Packet&& packet) {
+  void on_packet(const net::Speaker& who, net::Packet&& packet) {
     auto decoded = wire::decode(packet.head);
-    ASSERT_TRUE(decoded) << decoded.error().what;
-    Heard heard{speaker.peer, decoded->header, std::move(decoded->message), std::move(packet.body)};
-    Script script;
-    {
-      const std::lock_guard lock(mutex_);
-      script = script_;
-      heard_.push_back(heard);   // before the answer: who has the answer may ask what was heard
-    }
-    if (!script || !script(*this, heard)) polite(heard);
-    const std::lock_guard lock(mutex_);
-    come_.notify_all();
+    ASSERT_TRUE(decoded.has_value()) << decoded.error().what;
+    worker_ = who.peer;
+    const std::uint64_t id = decoded->header.id;
+    const auto answer = [&](const auto& message, std::string_view body = {}) { port_.send(who.peer, wire::encode(message, id), body); };
+    const auto word = [&](const std::string& what, const wire::Grant& g, const std::string& more = {}) { words.push_back(what + " " + std::to_string(g.job.lo) + more); };
+    std::visit(overloaded{
+                   [&](wire::WorkerHello& m) {
+                     hello = std::move(m);
+                     ++hellos;
+                     number_ = 0;
+                     wire::WorkerWelcome welcome;
+                     welcome.term = 1;
+                     welcome.beat_ms = 200;
+                     welcome.lease_ms = 10'000;
+                     welcome.inline_bytes_max = 64U << 10U;
+                     welcome.blob_chunk_bytes = 256U << 10U;
+                     welcome.revoke = revoke;
+                     answer(welcome);
+                     if (on_hello) on_hello();
+                   },
+                   [&](wire::WorkerBeat& m) {
+                     devices = m.devices;
+                     ++beats;
+                     wire::WorkerBeatReply reply;
+                     reply.sent_us = m.sent_us;
+                     reply.term = 1;
+                     reply.evictions = evictions;
+                     answer(reply);
+                   },
+                   [&](wire::Pull& m) {
+                     for (const std::uint16_t lane : m.closed) {
+                       words.push_back("closed " + std::to_string(lane));
+                       std::erase_if(warm, [&](const auto& w) { return w.second == lane; });
+                     }
+                     for (const wire::Lane& lane : m.opened) {
+                       words.push_back("opened " + lane.model);
+                       warm[lane.model] = lane.lane;
+                     }
+                   },
+                   [&](wire::Started& m) {
+                     for (const wire::Grant& g : m.grants) word("started", g);
+                   },
+                   [&](wire::Refused& m) { word("refused", m.grant, " " + m.code); },
+                   [&](wire::MemoryReleased& m) { word("released", m.grant); },
+                   [&](wire::CheckpointSaved& m) { word("checkpoint", m.grant, "@" + std::to_string(m.step)); },
+                   [&](wire::Ended& m) {
+                     wire::Accepted accepted{1, {}, {}};
+                     std::string_view rest = packet.body;
+                     for (const wire::EndedItem& end : m.items) {
+                       word(std::string(to_string(static_cast<Outcome>(end.outcome))), end.grant);
+                       ends[end.grant.job.lo] = end;
+                       bodies[end.grant.job.lo] = rest.substr(0, end.payload_bytes);
+                       rest.remove_prefix(end.payload_bytes);
+                       accepted.grants.push_back(end.grant);
+                       accepted.verdicts.push_back(0);
+                     }
+                     if (accepts) answer(accepted);
+                   },
+                   [&](wire::BlobGet& m) {
+                     const std::string& whole = blobs.at(m.blob);
+                     const std::string part = whole.substr(std::min<std::size_t>(m.offset, whole.size()), m.bytes_max);
+                     answer(wire::BlobGetReply{m.blob, whole.size(), m.offset}, part);
+                   },
+                   [&](wire::BlobPut& m) {
+                     std::string& whole = blobs[m.blob];
+                     if (m.offset == whole.size()) whole += packet.body;
+                     answer(wire::BlobPutReply{m.blob, whole.size(), whole.size() == m.total});
+                   },
+                   [](auto&) {},
+               },
+               decoded->message);
   }
 
-  void polite(const Heard& heard) {
-    const std::uint64_t id = heard.header.id;
-    if (std::holds_alternative<wire::ClientHello>(heard.message)) {
-      wire::ClientWelcome welcome;
-      welcome.term = term_, welcome.beat_ms = 100, welcome.blob_chunk_bytes = 4096, welcome.protocol = 1;
-      say(heard.peer, welcome, id);
-    } else if (const auto* beat = std::get_if<wire::Beat>(&heard.message)) {
-      say(heard.peer, wire::BeatReply{beat->sent_us, term_}, id);
-    } else if (const auto* submit = std::get_if<wire::Submit>(&heard.message)) {
-      wire::Submitted answer;
-      for (const auto& item : submit->items) answer.items.push_back({.id = item.id, .ok = true, .existing = false, .code = {}, .what = {}, .next = {}});
-      say(heard.peer, answer, id);
-    } else if (std::holds_alternative<wire::Watch>(heard.message)) {
-      say(heard.peer, wire::Watched{}, id);
-    }
-  }
+ public:
+  std::function<void()> on_hello;
 
-  std::string wanted_, endpoint_;
-  net::Context context_;
-  std::unique_ptr<asio::io_context> io_;
-  std::optional<asio::executor_work_guard<asio::io_context::executor_type>> keep_;
-  std::unique_ptr<net::RouterPort> port_;
-  std::thread thread_;
-  std::mutex mutex_;
-  std::condition_variable come_;
-  std::vector<Heard> heard_;
-  Script script_;
-  std::atomic<Term> term_{1};
+ private:
+  net::RouterPort port_;
+  PeerId worker_{};
+  std::uint64_t number_{};
 };
 
-inline gpuq::Options options_for(const std::string& endpoint, std::chrono::milliseconds timeout = 15s) {
-  gpuq::Options options;
-  options.broker = endpoint;
-  options.insecure = true;
-  options.timeout = timeout;
-  return options;
-}
-inline gpuq::JobSpec echo() {
-  gpuq::JobSpec spec;
-  spec.kind = "echo";
-  return spec;
-}
-inline wire::Notify succeeded(const JobId& job, std::string& body, const std::string& text = "hi") {
-  wire::ResultBody result;
-  result.parts.push_back({.name = "text", .media = "text/plain", .bytes = text, .blob = {}, .blob_bytes = 0, .share = {}});
-  const std::string payload = wire::encode(result);
-  body += payload;
-  wire::Notify notify;
-  notify.items.emplace_back();
-  notify.items[0].id = job;
-  notify.items[0].state = static_cast<std::uint8_t>(JobState::succeeded);
-  notify.items[0].attempt = 1;
-  notify.items[0].payload_bytes = static_cast<std::uint32_t>(payload.size());
-  return notify;
-}
-template <class T>
-T within(std::future<T>& future) {
-  if (future.wait_for(kPatience) != std::future_status::ready) throw std::runtime_error("the future never became ready");
-  return future.get();
-}
-inline std::string code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const gpuq::Error& error) {
-    return error.code();
-  }
-  return "no error";
-}
-
-}  // namespace gq
+}  // namespace gq::test

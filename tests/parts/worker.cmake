@@ -7,12 +7,16 @@ endif()
 if(TARGET gpuq_session)
   gpuq_test(session_story LAYER unit
     SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/session_link.cpp ${CMAKE_CURRENT_SOURCE_DIR}/unit/session_jobs.cpp
+            ${CMAKE_CURRENT_SOURCE_DIR}/unit/session_journal.cpp
     LINK gpuq_session)
 endif()
 if(TARGET gpuq_worker)
   add_library(gpuq_fake_nvml MODULE ${CMAKE_CURRENT_SOURCE_DIR}/fakes/nvml.c)
   set_target_properties(gpuq_fake_nvml PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests PREFIX "" OUTPUT_NAME fake-nvml)
-  gpuq_test(runtime_parts LAYER unit SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/runtime_parts.cpp LINK gpuq_worker)
+  gpuq_test(runtime_parts LAYER unit
+    SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/unit/runtime_parts.cpp ${CMAKE_CURRENT_SOURCE_DIR}/unit/runtime_devices.cpp
+            ${CMAKE_CURRENT_SOURCE_DIR}/unit/runtime_journal.cpp
+    LINK gpuq_worker)
   if(BUILD_TESTING)
     target_compile_definitions(runtime_parts PRIVATE GPUQ_FAKE_NVML="$<TARGET_FILE:gpuq_fake_nvml>")
     add_dependencies(runtime_parts gpuq_fake_nvml)
@@ -20,7 +24,7 @@ if(TARGET gpuq_worker)
 endif()
 if(TARGET gpuq_worker AND TARGET gpuq_broker_harness)
   find_package(OpenSSL REQUIRED)
-  foreach(test integration/worker_life_test integration/worker_children_test chaos/worker_death_test)
+  foreach(test integration/worker_life_test integration/worker_children_test integration/worker_orders_test chaos/worker_death_test)
     get_filename_component(name ${test} NAME)
     get_filename_component(layer ${test} DIRECTORY)
     gpuq_test(${name} LAYER ${layer} TIMEOUT 120 SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/${test}.cpp LINK gpuq_broker_harness OpenSSL::Crypto)

@@ -26,7 +26,7 @@ enum class Type : std::uint8_t {
   // supervisor -> child
   hello = 1,    ///< role, device, device_kind, vram_mib, threads, scratch (folder)
   load = 2,     ///< model (NAME@VERSION), path, runtime, name; answered loaded or failed with the same id
-  unload = 3,   ///< model
+  unload = 3,   ///< model; answered unloaded with the same id when its memory is free
   run = 4,      ///< id = one job: kind, model, param.<k>…, part.<name> (bytes), part_media.<name>, file.<name> (path); trainer: resume (path), checkpoint_dir, output_dir
   cancel = 5,   ///< id
   preempt = 6,  ///< id, deadline_ms
@@ -44,6 +44,7 @@ enum class Type : std::uint8_t {
   yielded = 40, ///< id, step: left on request
   log = 41,     ///< id (0 = the child itself), text
   pong = 42,    ///< id of the ping
+  unloaded = 43,///< id of the unload
 };
 
 struct Field {

@@ -139,7 +139,7 @@ class ModelHost {
       }
       switch (frame.type) {
         case Type::load: begin_load(std::move(frame)); break;
-        case Type::unload: unload(std::string(frame.text("model"))); break;
+        case Type::unload: loads_.push(std::move(frame)); break;   // after the loads before it, and before those behind it
         case Type::run: begin_run(std::move(frame)); break;
         case Type::cancel: cancel(frame.id); break;
         case Type::ping: channel_.send({.type = Type::pong, .id = frame.id, .fields = {}}); break;
@@ -164,6 +164,10 @@ class ModelHost {
     backend_->enter_thread();
     for (Frame frame; loads_.take(frame);) {
       const std::string name(frame.text("model"));
+      if (frame.type == Type::unload) {
+        unload(frame.id, name);
+        continue;
+      }
       auto model = Model::load({.name = name, .path = std::string(frame.text("path")), .runtime = std::string(frame.text("runtime")),
                                 .metadata = std::string(frame.text("metadata")), .batch_max = static_cast<int>(frame.number("batch_max"))}, *backend_);
       std::vector<WorkPtr> waiting;
@@ -193,13 +197,29 @@ class ModelHost {
     }
   }
 
-  void unload(const std::string& name) {
+  /// Answers when the memory is really free: jobs that hold the model still finish first.
+  void unload(std::uint64_t id, const std::string& name) {
+    std::shared_ptr<Model> model;
     {
       const std::lock_guard lock(models_mutex_);
-      models_.erase(name);                              // jobs that hold it still finish
+      if (const auto it = models_.find(name); it != models_.end()) {
+        model = std::move(it->second);
+        models_.erase(it);
+      }
     }
+    if (model) {
+      std::unique_lock lock(jobs_mutex_);
+      while (!idle_.wait_for(lock, std::chrono::milliseconds(100), [&] { return model.use_count() == 1; })) {}   // a withdrawn job tells nobody
+    }
+    model.reset();
     backend_->empty_cache();
     ::malloc_trim(0);
+    channel_.send({.type = Type::unloaded, .id = id, .fields = {}});
+  }
+  /// After the last hold on some works was given up: whoever waits to unload their model looks again.
+  void let_go() {
+    const std::lock_guard lock(jobs_mutex_);
+    idle_.notify_all();
   }
 
   // ---- jobs
@@ -240,29 +260,29 @@ class ModelHost {
 
   void decode_loop() {
     for (WorkPtr work; requests_.take(work);) {
-      const auto began = Clock::now();
-      if (is_cancelled(work->id)) {
-        finish_failed(*work, {"CANCELLED", "cancelled while it waited", {}});
-        continue;
-      }
-      try {
-        const auto ready = work->infers ? read_tensors(*work) : read_image(*work);
-        if (!ready) {
-          finish_failed(*work, ready.failure());
-          continue;
-        }
-      } catch (const std::exception& e) {               // bad_alloc on an absurd input: this job's trouble only
-        finish_failed(*work, {"OOM", std::string("reading the input failed: ") + e.what(), {}});
-        continue;
-      }
-      work->ready = Clock::now();
-      work->decode_ms = ms_between(began, work->ready);
-      std::string key = work->model->info().name;
-      key += work->infers ? "|infer" : "|" + std::to_string(work->image.plan.width) + "x" + std::to_string(work->image.plan.height);
-      const Frame& f = work->frame;
-      batcher_.push({.id = work->id, .key = std::move(key), .priority = static_cast<int>(f.number("priority", 5)),
-                     .deadline_ms = f.number("deadline_ms", INT64_MAX), .work = work});
+      decode(std::move(work));
+      work.reset();                                     // an idle thread keeps no model alive
+      let_go();
     }
+  }
+
+  void decode(WorkPtr work) {
+    const auto began = Clock::now();
+    if (is_cancelled(work->id)) return finish_failed(*work, {"CANCELLED", "cancelled while it waited", {}});
+    try {
+      const auto ready = work->infers ? read_tensors(*work) : read_image(*work);
+      if (!ready) return finish_failed(*work, ready.failure());
+    } catch (const std::exception& e) {                 // bad_alloc on an absurd input: this job's trouble only
+      return finish_failed(*work, {"OOM", std::string("reading the input failed: ") + e.what(), {}});
+    }
+    work->ready = Clock::now();
+    work->decode_ms = ms_between(began, work->ready);
+    std::string key = work->model->info().name;
+    key += work->infers ? "|infer" : "|" + std::to_string(work->image.plan.width) + "x" + std::to_string(work->image.plan.height);
+    const std::uint64_t id = work->id;
+    const auto priority = static_cast<int>(work->frame.number("priority", 5));
+    const std::int64_t deadline_ms = work->frame.number("deadline_ms", INT64_MAX);
+    batcher_.push({.id = id, .key = std::move(key), .priority = priority, .deadline_ms = deadline_ms, .work = std::move(work)});
   }
 
   /// The job's inputs: bytes that came inline, or the file that holds them.
@@ -311,25 +331,27 @@ class ModelHost {
 
   void device_loop() {
     backend_->enter_thread();
-    while (true) {
-      auto batch = batcher_.take([this](const std::string& key) { return cap_of(key); });
-      if (batch.empty()) return;
-      std::vector<WorkPtr> works;
-      for (auto& r : batch) {
-        if (is_cancelled(r.id)) {
-          finish_failed(*r.work, {"CANCELLED", "cancelled while it waited", {}});
-          continue;
-        }
-        channel_.send({.type = Type::started, .id = r.id, .fields = {}});
-        works.push_back(std::move(r.work));
+    while (run_batch(batcher_.take([this](const std::string& key) { return cap_of(key); }))) let_go();
+  }
+
+  bool run_batch(std::vector<Batcher<WorkPtr>::Request> batch) {
+    if (batch.empty()) return false;
+    std::vector<WorkPtr> works;
+    for (auto& r : batch) {
+      if (is_cancelled(r.id)) {
+        finish_failed(*r.work, {"CANCELLED", "cancelled while it waited", {}});
+        continue;
       }
-      if (works.empty()) continue;
-      if (works[0]->infers) {
-        for (const auto& w : works) infer(*w);
-      } else {
-        detect(works);
-      }
+      channel_.send({.type = Type::started, .id = r.id, .fields = {}});
+      works.push_back(std::move(r.work));
     }
+    if (works.empty()) return true;
+    if (works[0]->infers) {
+      for (const auto& w : works) infer(*w);
+    } else {
+      detect(works);
+    }
+    return true;
   }
 
   int cap_of(const std::string& key) {

@@ -107,7 +107,7 @@ Result<std::vector<Output::Item>> artefacts(const std::string& folder) {
   return items;
 }
 
-void pack(Output output, Blobs& blobs, std::function<void(Result<Packed>)> done) {
+void pack(Output output, Blobs& blobs, BlobsGo go, std::function<void(Result<Packed>)> done) {
   struct Progress {
     wire::ResultBody body;
     Packed packed;
@@ -160,8 +160,13 @@ void pack(Output output, Blobs& blobs, std::function<void(Result<Packed>)> done)
       progress->body.parts[i].blob_bytes = (*file)->bytes;
       progress->arrived();
     };
-    if (item.file.empty()) blobs.store_bytes(std::move(item.bytes), std::move(stored));
-    else blobs.store_file(item.file, std::move(stored));
+    if (go == BlobsGo::here) {
+      if (item.file.empty()) blobs.keep_bytes(std::move(item.bytes), std::move(stored));
+      else blobs.keep_file(item.file, std::move(stored));
+    } else {
+      if (item.file.empty()) blobs.store_bytes(std::move(item.bytes), std::move(stored));
+      else blobs.store_file(item.file, std::move(stored));
+    }
   }
   progress->arrived();
 }

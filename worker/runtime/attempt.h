@@ -56,7 +56,9 @@ struct Packed {
   std::string body;
   std::vector<BlobDigest> blobs;
 };
-void pack(Output output, Blobs& blobs, std::function<void(Result<Packed>)> done);
+/// `here`: the blobs stay in this worker's cache, durably, until the session asks for them (see session::Ending::stored_here).
+enum class BlobsGo : std::uint8_t { to_broker, here };
+void pack(Output output, Blobs& blobs, BlobsGo go, std::function<void(Result<Packed>)> done);
 /// Every regular file below `folder`, as items named by their relative path (links are not followed), at most 10,000.
 Result<std::vector<Output::Item>> artefacts(const std::string& folder);
 std::string media_of(std::string_view file_name);

@@ -23,6 +23,14 @@ Error disk_error(const std::string& what) {
   return {errno == ENOSPC ? Errc::storage_full : Errc::internal, what + ": " + std::strerror(errno), "look at the worker's --scratch folder"};
 }
 
+bool sync_path(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  const bool synced = ::fsync(fd) == 0;
+  ::close(fd);
+  return synced;
+}
+
 }  // namespace
 
 Sha256::Sha256() : state_(EVP_MD_CTX_new()) { EVP_DigestInit_ex(static_cast<EVP_MD_CTX*>(state_), EVP_sha256(), nullptr); }
@@ -114,7 +122,7 @@ void Blobs::scan() {
   }
   std::sort(found.begin(), found.end());
   for (const auto& [time, digest] : found) remember(digest, fs::file_size(path_of(digest), ec));
-  evict();
+  // Nothing is evicted yet: what the journal needs is pinned first.
 }
 
 Pinned Blobs::remember(const BlobDigest& digest, std::uint64_t bytes) {
@@ -211,32 +219,38 @@ void Blobs::finish(const std::shared_ptr<Get>& get, Result<Pinned> result) {
 
 // ---- storing
 
-void Blobs::store_file(const std::string& path, Stored done) {
+/// A copy, not a link: the writer may still hold the file open, and content under a digest must never change.
+void Blobs::take_in(const std::string& path, bool durable, Stored done) {
   const std::string temporary = folder_ + "/tmp-" + std::to_string(next_temporary_++);
-  asio::post(disk_, [this, alive = std::weak_ptr<bool>(alive_), path, temporary, done = std::move(done)]() mutable {
+  asio::post(disk_, [this, alive = std::weak_ptr<bool>(alive_), path, temporary, durable, done = std::move(done)]() mutable {
     std::error_code ec;
     Result<BlobDigest> digest = fail(Errc::internal, "not a file: " + path);
     std::uint64_t bytes = 0;
-    // A copy, not a link: the writer may still hold the file open, and content under a digest must never change.
     if (fs::is_regular_file(fs::symlink_status(path, ec)) && fs::copy_file(path, temporary, fs::copy_options::overwrite_existing, ec) && !ec) {
       fs::permissions(temporary, fs::perms::owner_read, ec);
       digest = sha256_of_file(temporary, bytes);
+      if (digest && durable && !sync_path(temporary)) digest = tl::unexpected(disk_error(temporary));
     } else if (ec) {
       digest = fail(ec == std::errc::no_space_on_device ? Errc::storage_full : Errc::internal, path + ": " + ec.message(), "look at the worker's --scratch folder");
     }
-    asio::post(io_, [this, alive, temporary, digest = std::move(digest), bytes, done = std::move(done)]() mutable {
+    asio::post(io_, [this, alive, temporary, durable, digest = std::move(digest), bytes, done = std::move(done)]() mutable {
       if (alive.expired()) return;
       if (!digest) {
         ::unlink(temporary.c_str());
         return done(tl::unexpected(digest.error()));
       }
       if (::rename(temporary.c_str(), path_of(*digest).c_str()) != 0) return done(tl::unexpected(disk_error(temporary)));
-      begin_put(remember(*digest, bytes), std::move(done));
+      const Pinned file = remember(*digest, bytes);
+      if (!durable) return done(file);
+      asio::post(disk_, [this, folder = folder_, file, done = std::move(done)]() mutable {   // the name, too
+        sync_path(folder);
+        asio::post(io_, [file, done = std::move(done)] { done(file); });
+      });
     });
   });
 }
 
-void Blobs::store_bytes(std::string bytes, Stored done) {
+Result<Pinned> Blobs::take_in_bytes(std::string_view bytes, bool durable) {
   Sha256 hash;
   hash.add(bytes);
   const BlobDigest digest = hash.finish();
@@ -249,15 +263,37 @@ void Blobs::store_bytes(std::string bytes, Stored done) {
     written = n > 0;
     if (written) rest.remove_prefix(static_cast<std::size_t>(n));
   }
-  if (!written || ::rename(temporary.c_str(), path_of(digest).c_str()) != 0) {
-    Error error = disk_error(temporary);
-    if (fd >= 0) ::close(fd);
-    ::unlink(temporary.c_str());
-    asio::post(io_, [done = std::move(done), error = std::move(error)] { done(tl::unexpected(error)); });
-    return;
-  }
-  ::close(fd);
-  begin_put(remember(digest, bytes.size()), std::move(done));
+  if (written && durable) written = ::fsync(fd) == 0;
+  if (written) written = ::rename(temporary.c_str(), path_of(digest).c_str()) == 0;
+  if (written && durable) sync_path(folder_);
+  Error error = disk_error(temporary);
+  if (fd >= 0) ::close(fd);
+  if (written) return Pinned(remember(digest, bytes.size()));
+  ::unlink(temporary.c_str());
+  return tl::unexpected(std::move(error));
+}
+
+void Blobs::store_file(const std::string& path, Stored done) {
+  take_in(path, false, [this, done = std::move(done)](Result<Pinned> file) mutable {
+    if (file) begin_put(std::move(*file), std::move(done));
+    else done(std::move(file));
+  });
+}
+
+void Blobs::store_bytes(std::string bytes, Stored done) {
+  Result<Pinned> file = take_in_bytes(bytes, false);
+  if (file) return begin_put(std::move(*file), std::move(done));
+  asio::post(io_, [done = std::move(done), file = std::move(file)] { done(file); });
+}
+
+void Blobs::keep_file(const std::string& path, Stored done) { take_in(path, true, std::move(done)); }
+void Blobs::keep_bytes(std::string bytes, Stored done) {
+  asio::post(io_, [done = std::move(done), file = take_in_bytes(bytes, true)] { done(file); });
+}
+
+Pinned Blobs::find(const BlobDigest& digest) const {
+  const auto it = cache_.find(digest);
+  return it == cache_.end() ? nullptr : Pinned(it->second.file);
 }
 
 bool Blobs::store_again(const BlobDigest& digest, Stored done) {
@@ -356,6 +392,7 @@ void Blobs::received(std::uint64_t id, const wire::Message& message, std::string
 void Blobs::link_up(std::uint64_t chunk_bytes) {
   if (chunk_bytes > 0) chunk_bytes_ = std::min<std::uint64_t>(chunk_bytes, 1U << 20U);
   up_ = true;
+  evict();
   const auto gets = gets_;   // pump may finish one
   for (const auto& [digest, get] : gets) pump(get);
   const auto puts = puts_;

@@ -52,6 +52,10 @@ class Blobs {
   /// Copies the file into the cache first (link when possible), so the caller may change or remove it at once after `done`.
   void store_file(const std::string& path, Stored done);
   void store_bytes(std::string bytes, Stored done);
+  /// Into the cache only, durably: the broker gets it later, by store_again().
+  void keep_file(const std::string& path, Stored done);
+  void keep_bytes(std::string bytes, Stored done);
+  [[nodiscard]] Pinned find(const BlobDigest& digest) const;   ///< null: no copy here
   /// Sends a cached blob again; false when there is no copy.
   bool store_again(const BlobDigest& digest, Stored done);
 
@@ -73,6 +77,8 @@ class Blobs {
   void finish(const std::shared_ptr<Get>& get, Result<Pinned> result);
   void finish(const std::shared_ptr<Put>& put, Result<Pinned> result);
   void begin_put(Pinned file, Stored done);
+  void take_in(const std::string& path, bool durable, Stored done);
+  Result<Pinned> take_in_bytes(std::string_view bytes, bool durable);
   Pinned remember(const BlobDigest& digest, std::uint64_t bytes);
   void evict();
   void scan();

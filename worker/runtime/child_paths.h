@@ -13,6 +13,7 @@ class Processes;
 class Devices;
 class Blobs;
 class Reports;
+class Allotments;
 
 struct ChildContext {
   asio::io_context& io;
@@ -21,6 +22,7 @@ struct ChildContext {
   Blobs& blobs;
   asio::thread_pool& disk;
   Reports& reports;
+  Allotments& allotments;
   std::string scratch;
   Duration term_grace{};
 };

@@ -41,6 +41,7 @@ class ChildProcess : public std::enable_shared_from_this<ChildProcess> {
   void kill(std::string why);
   void forget();                           ///< no more calls of handlers
   [[nodiscard]] bool is_ready() const { return ready_; }
+  [[nodiscard]] pid_t pid() const { return pid_; }
 
  private:
   Result<void> launch();
@@ -73,6 +74,25 @@ class ChildProcess : public std::enable_shared_from_this<ChildProcess> {
   int hang_limit_s_{60};
   std::string killed_because_;
 };
+
+/// Handlers that call on_ready, on_frame, on_printed and on_gone of an owner as long as it lives.
+template <class Owner>
+ChildProcess::Handlers handlers_of(std::weak_ptr<Owner> weak) {
+  ChildProcess::Handlers handlers;
+  handlers.ready = [weak](const child::Frame& frame) {
+    if (const auto owner = weak.lock()) owner->on_ready(frame);
+  };
+  handlers.frame = [weak](child::Frame&& frame) {
+    if (const auto owner = weak.lock()) owner->on_frame(frame);
+  };
+  handlers.printed = [weak](std::string_view text) {
+    if (const auto owner = weak.lock()) owner->on_printed(text);
+  };
+  handlers.gone = [weak](const std::string& why) {
+    if (const auto owner = weak.lock()) owner->on_gone(why);
+  };
+  return handlers;
+}
 
 /// 0, 1, 2, 5, 10, 30 s, 30 s…: how long to wait before a child that failed `failures` times is started again.
 Duration respawn_backoff(unsigned failures);

@@ -13,9 +13,8 @@
 
 #include "common/log.h"
 #include "worker/runtime/archive.h"
-#include "worker/runtime/attempt.h"
+#include "worker/runtime/attempt_run.h"
 #include "worker/runtime/devices.h"
-#include "worker/runtime/job_log.h"
 #include "worker/runtime/process.h"
 
 namespace gq::worker {
@@ -24,7 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 constexpr int kYieldedExit = 75;           // EX_TEMPFAIL
 constexpr int kProgressFd = 3;
-constexpr Duration kLogInterval = 200ms;
 constexpr Duration kPipeLinger = 500ms;    // something outside the group may still hold the pipe: not waited for longer
 constexpr std::size_t kProgressLineMax = 16U << 10U;
 
@@ -73,58 +71,39 @@ struct Command::Shared {
   std::map<Grant, std::shared_ptr<Run>> runs;
 };
 
-struct Command::Run : std::enable_shared_from_this<Run> {
-  Run(Shared& s, Job j)
-      : shared(s), c(s.context), job(std::move(j)), output(c.io), progress(c.io), kill_timer(c.io), log_timer(c.io), linger_timer(c.io) {}
+struct Command::Run : AttemptRun {
+  Run(Shared& s, Job j, Allotment memory)
+      : AttemptRun(s.context, std::move(j), std::move(memory), [&s](const Grant& g) { s.runs.erase(g); }),
+        output(c.io), progress(c.io), kill_timer(c.io), linger_timer(c.io) {}
 
-  Shared& shared;
-  ChildContext& c;
-  Job job;
-  std::shared_ptr<Gathered> gathered;
-  std::unique_ptr<AttemptFolder> folder;
-  std::unique_ptr<JobLog> log;
   asio::posix::stream_descriptor output, progress;
-  asio::steady_timer kill_timer, log_timer, linger_timer;
+  asio::steady_timer kill_timer, linger_timer;
   std::array<char, 16U << 10U> output_buffer{};
   std::array<char, 4U << 10U> progress_buffer{};
   std::string progress_line;
   pid_t pid{-1};
   bool stopped{};             ///< told to stop; whatever it ends in counts as that unless it succeeded
   bool preempted{};
+  bool killed{};              ///< it ignored the deadline
   bool exited{};
-  bool over{};
-  bool log_armed{};
+  bool reporting{};
   bool saving{};
   int status{};
   std::uint64_t step{};
 
-  [[nodiscard]] const Grant& grant() const { return job.item.grant; }
+  std::shared_ptr<Run> self() { return self_as<Run>(); }
 
   // ---- before it runs
 
-  void begin() {
-    c.reports.started(grant());   // fetching inputs is part of the attempt: it holds its devices already
-    gather(job, c.blobs, [self = shared_from_this()](Result<std::shared_ptr<Gathered>> got) {
-      if (self->over) return;
-      if (!got) return self->end(failed(self->grant(), got.error(), got.error().code != Errc::internal));
-      self->gathered = std::move(*got);
-      self->make_folder();
-    });
-  }
-
-  void make_folder() {
+  void launch() override {
     if (gathered->body.argv.empty())
       return end(failed(grant(), {Errc::bad_input, "nothing to run: argv is empty", "gpuq submit command -- PROGRAM ARGUMENTS"}));
-    auto made = AttemptFolder::make(c.scratch, grant(), c.disk);
-    if (!made) return end(failed(grant(), made.error(), false));
-    folder = std::move(*made);
-    log = std::make_unique<JobLog>(folder->path() + "/log");
-    asio::post(c.disk, [self = shared_from_this()] {
+    asio::post(c.disk, [self = self()] {
       Result<void> laid = lay_out(*self->gathered, *self->folder);
       asio::post(self->c.io, [self, laid = std::move(laid)] {
         if (self->over) return;
         if (!laid) return self->end(failed(self->grant(), laid.error(), laid.error().code != Errc::storage_full));
-        self->launch();
+        self->run();
       });
     });
   }
@@ -145,7 +124,7 @@ struct Command::Run : std::enable_shared_from_this<Run> {
     return env;
   }
 
-  void launch() {
+  void run() {
     std::array<int, 2> out_pipe{-1, -1};
     std::array<int, 2> progress_pipe{-1, -1};
     if (::pipe2(out_pipe.data(), O_CLOEXEC) != 0 || ::pipe2(progress_pipe.data(), O_CLOEXEC) != 0) {
@@ -161,7 +140,7 @@ struct Command::Run : std::enable_shared_from_this<Run> {
     spec.env = command_environment(submitted, own_environment());
     spec.cwd = gathered->body.cwd.empty() ? folder->work() : gathered->body.cwd;
     spec.descriptors = {{out_pipe[1], 1}, {out_pipe[1], 2}, {progress_pipe[1], kProgressFd}};
-    Result<pid_t> started = c.processes.start(spec, [self = shared_from_this()](int end_status) { self->on_exit(end_status); });
+    Result<pid_t> started = c.processes.start(spec, [self = self()](int end_status) { self->on_exit(end_status); });
     ::close(out_pipe[1]);
     ::close(progress_pipe[1]);
     output.assign(out_pipe[0]);
@@ -176,37 +155,18 @@ struct Command::Run : std::enable_shared_from_this<Run> {
   // ---- while it runs
 
   void read_output() {
-    output.async_read_some(asio::buffer(output_buffer), [self = shared_from_this()](const ErrorCode& ec, std::size_t n) {
+    output.async_read_some(asio::buffer(output_buffer), [self = self()](const ErrorCode& ec, std::size_t n) {
       if (ec) {
         self->output.close();
         return self->maybe_finish();
       }
-      self->log->add(std::string_view(self->output_buffer.data(), n));
-      self->arm_log();
+      if (!self->over) self->print(std::string_view(self->output_buffer.data(), n));
       self->read_output();
     });
   }
 
-  void arm_log() {
-    if (log_armed) return;
-    log_armed = true;
-    log_timer.expires_after(kLogInterval);
-    log_timer.async_wait([self = shared_from_this()](const ErrorCode& ec) {
-      self->log_armed = false;
-      if (ec || self->over) return;
-      self->send_log();
-      if (self->log->pending()) self->arm_log();
-    });
-  }
-
-  void send_log() {
-    std::uint64_t offset = 0;
-    std::string bytes = log->take(offset);
-    if (!bytes.empty()) c.reports.log(grant(), offset, std::move(bytes));
-  }
-
   void read_progress() {
-    progress.async_read_some(asio::buffer(progress_buffer), [self = shared_from_this()](const ErrorCode& ec, std::size_t n) {
+    progress.async_read_some(asio::buffer(progress_buffer), [self = self()](const ErrorCode& ec, std::size_t n) {
       if (ec) {
         self->progress.close();
         return self->maybe_finish();
@@ -231,27 +191,23 @@ struct Command::Run : std::enable_shared_from_this<Run> {
     if (line->total) report.total = static_cast<std::uint64_t>(*line->total);
     report.metrics = line->metrics;
     c.reports.progress(std::move(report));
-    if (line->checkpoint && !saving) save_checkpoint([](bool) {});
+    if (line->checkpoint && !saving) save_checkpoint([self = self()] { self->maybe_finish(); });
   }
 
-  /// Packs the checkpoint folder, stores it, and tells the broker. One at a time.
-  void save_checkpoint(std::function<void(bool)> done) {
+  /// Packs the checkpoint folder as it is now and keeps it. One at a time.
+  void save_checkpoint(std::function<void()> then) {
     saving = true;
     const std::string archive = folder->path() + "/checkpoint.tar";
-    asio::post(c.disk, [self = shared_from_this(), archive, at = step, done = std::move(done)]() mutable {
+    asio::post(c.disk, [self = self(), archive, at = step, then = std::move(then)]() mutable {
       Result<void> packed = pack_folder(self->folder->checkpoint(), archive);
-      asio::post(self->c.io, [self, archive, at, packed = std::move(packed), done = std::move(done)]() mutable {
-        if (!packed) {
-          gq::log::warn("checkpoint_not_saved", {{"job", to_string(self->grant().job)}, {"reason", packed.error().what}});
+      asio::post(self->c.io, [self, archive, at, packed = std::move(packed), then = std::move(then)]() mutable {
+        const auto saved = [self, then = std::move(then)] {
           self->saving = false;
-          return done(false);
-        }
-        self->c.blobs.store_file(archive, [self, at, done = std::move(done)](Result<Pinned> stored) {
-          self->saving = false;
-          if (stored) self->c.reports.checkpoint(self->grant(), (*stored)->digest, at);
-          else gq::log::warn("checkpoint_not_saved", {{"job", to_string(self->grant().job)}, {"reason", stored.error().what}});
-          done(stored.has_value());
-        });
+          then();
+        };
+        if (packed) return self->keep_checkpoint(archive, at, saved);
+        gq::log::warn("checkpoint_not_saved", {{"job", to_string(self->grant().job)}, {"reason", packed.error().what}});
+        saved();
       });
     });
   }
@@ -261,8 +217,10 @@ struct Command::Run : std::enable_shared_from_this<Run> {
     Processes::signal_group(pid, SIGTERM);
     Processes::signal_group(pid, SIGCONT);   // a stopped group could not hear it
     kill_timer.expires_after(grace);
-    kill_timer.async_wait([self = shared_from_this()](const ErrorCode& ec) {
-      if (!ec && !self->exited) Processes::signal_group(self->pid, SIGKILL);
+    kill_timer.async_wait([self = self()](const ErrorCode& ec) {
+      if (ec || self->exited) return;
+      self->killed = true;
+      Processes::signal_group(self->pid, SIGKILL);
     });
   }
 
@@ -270,20 +228,14 @@ struct Command::Run : std::enable_shared_from_this<Run> {
     if (over) return;
     stopped = true;
     if (pid >= 0) return terminate(grace_of(cause, c.term_grace));
-    session::Ending ending;
-    ending.grant = grant();
-    ending.outcome = Outcome::cancelled;
-    end(std::move(ending));
+    end_as(Outcome::cancelled);
   }
 
   void preempt(Duration deadline) {
     if (over || stopped || preempted) return;
     preempted = true;
     if (pid >= 0) return terminate(deadline > Duration::zero() ? deadline : c.term_grace);
-    session::Ending ending;
-    ending.grant = grant();
-    ending.outcome = Outcome::yielded;
-    end(std::move(ending));
+    end_as(Outcome::yielded);
   }
 
   // ---- after it
@@ -293,9 +245,9 @@ struct Command::Run : std::enable_shared_from_this<Run> {
     status = end_status;
     kill_timer.cancel();
     for (const std::string& device : job.item.devices) c.devices.remove_group(device, pid);
-    if (preempted) c.reports.released(grant());
+    if (preempted) let_go();   // the leader is gone, and what was left of its group was killed with it
     linger_timer.expires_after(kPipeLinger);
-    linger_timer.async_wait([self = shared_from_this()](const ErrorCode& ec) {
+    linger_timer.async_wait([self = self()](const ErrorCode& ec) {
       if (ec) return;
       ErrorCode ignored;
       self->output.close(ignored);
@@ -306,14 +258,20 @@ struct Command::Run : std::enable_shared_from_this<Run> {
   }
 
   void maybe_finish() {
-    if (!exited || over || output.is_open() || progress.is_open()) return;
+    if (!exited || reporting || over || saving || output.is_open() || progress.is_open()) return;
+    reporting = true;
     linger_timer.cancel();
-    over = true;
-    while (log->pending()) send_log();
     const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    if (!clean && !stopped && has_content(folder->checkpoint()))
-      return save_checkpoint([self = shared_from_this()](bool) { self->report(); });
+    if (!clean && !stopped && is_worth_keeping() && has_content(folder->checkpoint())) return save_checkpoint([self = self()] { self->report(); });
     report();
+  }
+
+  /// What a killed program left may be half written. One that was asked to leave says by 75 that it is whole; without that word it is
+  /// only taken from those that promised to checkpoint.
+  [[nodiscard]] bool is_worth_keeping() const {
+    if (killed) return false;
+    const bool by_itself = WIFEXITED(status) && WEXITSTATUS(status) == kYieldedExit;
+    return !preempted || by_itself || static_cast<OnPreempt>(job.item.on_preempt) == OnPreempt::checkpoint;
   }
 
   [[nodiscard]] Outcome outcome() const {
@@ -330,6 +288,10 @@ struct Command::Run : std::enable_shared_from_this<Run> {
     session::Ending ending;
     ending.grant = grant();
     ending.outcome = outcome();
+    if (ending.outcome == Outcome::yielded && killed) {
+      ending.code = Errc::timed_out;
+      ending.what = "it did not leave by the deadline and was killed";
+    }
     if (ending.outcome == Outcome::yielded || ending.outcome == Outcome::cancelled) return end(std::move(ending));
     Output result;
     if (WIFEXITED(status)) result.values["exit_code"] = std::to_string(WEXITSTATUS(status));
@@ -346,8 +308,9 @@ struct Command::Run : std::enable_shared_from_this<Run> {
       }
     }
     for (Output::Item& item : log->as_items()) result.items.push_back(std::move(item));
-    pack(std::move(result), c.blobs, [self = shared_from_this(), ending = std::move(ending)](Result<Packed> packed) mutable {
+    pack(std::move(result), c.blobs, BlobsGo::here, [self = self(), ending = std::move(ending)](Result<Packed> packed) mutable {
       if (packed) {
+        ending.stored_here = true;
         ending.body = std::move(packed->body);
         ending.blobs = std::move(packed->blobs);
       } else {
@@ -364,20 +327,15 @@ struct Command::Run : std::enable_shared_from_this<Run> {
       ending.what = "it ran, but its results cannot be kept: " + error.what;
     }
   }
-
-  void end(session::Ending ending) {
-    over = true;
-    const auto self = shared_from_this();
-    shared.runs.erase(grant());
-    c.reports.ended(std::move(ending));
-  }
 };
 
 Command::Command(ChildContext context) : shared_(std::make_shared<Shared>(std::move(context))) {}
 Command::~Command() = default;
 
 void Command::start(Job job) {
-  auto run = std::make_shared<Run>(*shared_, std::move(job));
+  auto memory = shared_->context.allotments.book(job.item.devices, job.item.granted_mib);
+  if (!memory) return shared_->context.reports.refuse(job.item.grant, memory.error().code, memory.error().what);
+  auto run = std::make_shared<Run>(*shared_, std::move(job), std::move(*memory));
   shared_->runs[run->grant()] = run;
   run->begin();
 }
@@ -395,7 +353,7 @@ void Command::preempt(const Grant& grant, const std::string&, Duration deadline)
 }
 void Command::kill_all() {
   for (const auto& [grant, run] : shared_->runs) {
-    run->over = true;
+    run->abandon();
     if (run->pid >= 0) Processes::signal_group(run->pid, SIGKILL);
   }
 }

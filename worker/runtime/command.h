@@ -7,6 +7,9 @@
 // key "checkpoint" with a value other than 0 stores GPUQ_CHECKPOINT_DIR as it is then, as the place to resume from.
 //
 // Exit 0 = succeeded; 75 after a request to leave = yielded, as is an end by the SIGTERM or SIGKILL of that request; all else failed.
+// What GPUQ_CHECKPOINT_DIR holds after a 75 is its checkpoint; with --on-preempt checkpoint also after an end by SIGTERM. One that had
+// to be killed goes on from what it reported before, or from the beginning. restart (the default) and pause are the same here, for a
+// stopped process frees no memory: all get SIGTERM, the deadline, SIGKILL. "never" is the broker's business: it does not ask.
 #pragma once
 
 #include <map>

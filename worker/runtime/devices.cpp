@@ -108,6 +108,33 @@ std::map<pid_t, std::int64_t> resident_mib_by_group(const std::set<pid_t>& group
   return bytes;
 }
 
+/// One line of $GPUQ_SIM_DEVICES applies to one pretend card.
+void apply_pretence(std::vector<wire::Device>& devices) {
+  const char* path = std::getenv("GPUQ_SIM_DEVICES");
+  std::vector<std::string> lines(devices.size());
+  if (path != nullptr) {
+    std::ifstream in(path);
+    std::size_t index = 0;
+    for (std::string rest; in >> index && std::getline(in, rest);)
+      if (index < lines.size()) lines[index] = rest;
+  }
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    wire::Device& device = devices[i];
+    const bool was_healthy = device.healthy;
+    std::map<std::string, std::int64_t> says;
+    std::istringstream words(lines[i]);
+    for (std::string word; words >> word;)
+      if (const auto equals = word.find('='); equals != std::string::npos) says[word.substr(0, equals)] = std::strtoll(word.c_str() + equals + 1, nullptr, 10);
+    const auto value = [&](const char* key, std::int64_t usual) { return says.contains(key) ? says[key] : usual; };
+    device.temperature_c = static_cast<std::int16_t>(value("temperature", -1));
+    device.utilization_pct = static_cast<std::int16_t>(value("utilization", -1));
+    device.used_mib = std::max<std::int64_t>(0, value("foreign", 0));
+    device.healthy = !is_fatal_xid(static_cast<unsigned>(value("xid", 0)));
+    if (was_healthy && !device.healthy) log::warn("device_unhealthy", {{"device", device.uuid}, {"reason", "Xid " + std::to_string(value("xid", 0))}});
+    if (!was_healthy && device.healthy) log::info("device_healthy", {{"device", device.uuid}});
+  }
+}
+
 struct Devices::State {
   std::unique_ptr<Nvml> nvml;
   std::vector<wire::Device> list;                       ///< the loop's copy
@@ -117,7 +144,11 @@ struct Devices::State {
   std::map<std::string, std::set<pid_t>> groups;
   std::map<std::string, std::int64_t> foreign_mib;      ///< last seen without children of ours: what others hold
   std::thread monitor;
+  struct Wait { std::string uuid; pid_t group{}; std::int64_t left_mib{}; std::function<void()> done; };
+  std::vector<Wait> waits;                              ///< for memory to be free; looked at every 50 ms
+  std::map<std::pair<std::string, pid_t>, std::int64_t> group_mib;   ///< measured, by device and group; absent = no figure
 
+  std::vector<std::function<void()>> settle_waits();
   std::vector<wire::Device> measure(std::vector<wire::Device> devices, const std::map<std::string, std::set<pid_t>>& ours);
   void measure_card(wire::Device& device, const CardReading& card, const std::set<pid_t>& ours, const std::map<pid_t, pid_t>& group_of);
 };
@@ -225,13 +256,17 @@ void Devices::State::measure_card(wire::Device& device, const CardReading& card,
   }
   bool matched = false;
   bool measured = true;
+  std::map<pid_t, std::int64_t> by_group;
   for (const CardReading::Process& process : card.processes) {
     const auto group = group_of.find(static_cast<pid_t>(process.pid));
     if (group == group_of.end() || !ours.contains(group->second)) continue;
     matched = true;
     if (process.mib < 0) measured = false;
-    else device.used_by_us_mib += process.mib;
+    else by_group[group->second] += process.mib;
   }
+  for (const auto& [group, mib] : by_group) device.used_by_us_mib += mib;
+  if (matched && measured)
+    for (const auto& [group, mib] : by_group) group_mib[{device.uuid, group}] = mib;
   // In a container the ids are the host's and match nobody; some drivers give no per-process figure: then whatever came on top of
   // what was there before our first child is ours.
   if (!matched || !measured)
@@ -246,6 +281,7 @@ std::vector<wire::Device> Devices::State::measure(std::vector<wire::Device> devi
   };
   std::vector<CardReading> cards;
   std::map<pid_t, pid_t> group_of;
+  group_mib.clear();
   if (nvml) {
     cards = nvml->read();
     for (const ProcessLine& process : all_processes()) group_of[process.pid] = process.group;
@@ -261,7 +297,31 @@ std::vector<wire::Device> Devices::State::measure(std::vector<wire::Device> devi
       device.used_mib = device.used_by_us_mib = sum;
     }
   }
+  if (!devices.empty() && static_cast<DeviceKind>(devices[0].kind) == DeviceKind::simulated) apply_pretence(devices);
   return devices;
+}
+
+/// With the lock held, after a measurement: those whose memory is free.
+std::vector<std::function<void()>> Devices::State::settle_waits() {
+  std::vector<std::function<void()>> over;
+  std::erase_if(waits, [&](Wait& wait) {
+    const auto measured = group_mib.find({wait.uuid, wait.group});
+    if (measured != group_mib.end() && measured->second > wait.left_mib) return false;
+    over.push_back(std::move(wait.done));
+    return true;
+  });
+  return over;
+}
+
+void Devices::when_freed(asio::io_context& io, const std::string& uuid, pid_t group, std::int64_t left_mib, std::function<void()> done) {
+  const wire::Device* device = by_uuid(uuid);
+  if (device == nullptr || static_cast<DeviceKind>(device->kind) != DeviceKind::cuda || !state_->monitor.joinable()) {
+    asio::post(io, std::move(done));
+    return;
+  }
+  const std::lock_guard lock(state_->mutex);
+  state_->waits.push_back({uuid, group, left_mib, std::move(done)});
+  state_->wake.notify_all();
 }
 
 void Devices::watch(asio::io_context& io, Changed changed) {
@@ -279,7 +339,9 @@ void Devices::watch(asio::io_context& io, Changed changed) {
         }
       });
       lock.lock();
-      state->wake.wait_for(lock, std::chrono::seconds(1), [&] { return state->stop; });
+      for (auto& done : state->settle_waits()) asio::post(io, std::move(done));
+      const auto patience = state->waits.empty() ? std::chrono::milliseconds(1000) : std::chrono::milliseconds(50);
+      state->wake.wait_for(lock, patience, [&, known = state->waits.size()] { return state->stop || state->waits.size() != known; });
     }
   });
 }

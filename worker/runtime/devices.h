@@ -4,6 +4,8 @@
 //   --devices cpu        the CPU alone: "CPU-<worker>", its total is --cpu-memory, its use the resident memory of our children
 //   --devices UUID,…     exactly these cards; an unknown one is NO_DEVICE with the list of what is there
 //   --simulate-gpus A,B  pretend cards "GPU-sim-<worker>-<i>" for tests; their children run on the CPU
+//                        $GPUQ_SIM_DEVICES names a file that says how they fare, read every second; lines such as
+//                        "0 temperature=91 foreign=3000 xid=79 utilization=50" (index, then what is not as usual; MiB, degrees C)
 #pragma once
 
 #include <sys/types.h>
@@ -44,6 +46,9 @@ class Devices {
   /// Which process groups of ours live on a device: what they use is told apart from foreign use.
   void add_group(const std::string& uuid, pid_t group);
   void remove_group(const std::string& uuid, pid_t group);
+  /// `done` (on `io`) once a child that says it has let go of its memory measurably holds at most `left_mib` on the device, or is gone. At
+  /// once where that cannot be measured (no card, no figures per process): then the child's word has to do.
+  void when_freed(asio::io_context& io, const std::string& uuid, pid_t group, std::int64_t left_mib, std::function<void()> done);
 
  private:
   Devices();

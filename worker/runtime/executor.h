@@ -39,6 +39,8 @@ class Executor {
   virtual void start(Job job) = 0;
   virtual void stop(const Grant& grant, session::StopCause cause) = 0;
   virtual void preempt(const Grant& grant, const std::string& reason, Duration deadline) = 0;
+  /// Unload this model when nobody uses it; closing its lane says that its memory is free. Said again, or of one in use: nothing.
+  virtual void evict(const std::string& device, const std::string& model) { (void)device, (void)model; }
   virtual void kill_all() {}   ///< the worker leaves now
 };
 

@@ -20,10 +20,12 @@ class ModelHosts final : public Executor {
   void start(Job job) override;
   void stop(const Grant& grant, session::StopCause cause) override;
   void preempt(const Grant& grant, const std::string& reason, Duration deadline) override;
+  void evict(const std::string& device, const std::string& model) override;
   void kill_all() override;
 
+  struct Host;                   ///< model_host.h
+
  private:
-  struct Host;
   struct Shared;
   std::shared_ptr<Shared> shared_;
 };

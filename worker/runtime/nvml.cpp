@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <map>
 #include <string_view>
 
 namespace gq::worker {
@@ -22,6 +23,8 @@ constexpr unsigned kCardsMax = 64;
 struct MemoryV1 { unsigned long long total, free, used; };
 struct MemoryV2 { unsigned version; unsigned long long total, reserved, free, used; };
 struct Utilization { unsigned gpu, memory; };
+struct EventData { Handle device; unsigned long long type, data; unsigned gpu_instance, compute_instance; };
+constexpr unsigned long long kXidEvent = 0x8;
 struct ProcessV2 { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
 static_assert(sizeof(ProcessV2) == 24 && sizeof(MemoryV2) == 40);
 
@@ -42,7 +45,13 @@ struct Nvml::State {
   int (*temperature)(Handle, int, unsigned*){};
   int (*utilization)(Handle, Utilization*){};
   int (*processes)(Handle, unsigned*, ProcessV2*){};
+  int (*event_set_create)(void**){};
+  int (*event_set_free)(void*){};
+  int (*register_events)(Handle, unsigned long long, void*){};
+  int (*event_set_wait)(void*, EventData*, unsigned){};
   const char* (*error_string)(int){};
+  void* events{};                  ///< null: this driver tells no Xids
+  std::map<Handle, unsigned> fatal_xids;
   bool initialised{};
   std::vector<CardReading> last;   ///< identities survive a card that stops answering
 
@@ -55,6 +64,8 @@ struct Nvml::State {
       }
   }
   std::string word(int code) const { return error_string != nullptr ? error_string(code) : "NVML error " + std::to_string(code); }
+  void listen_for_xids();
+  void collect_xids();
   void read_card(unsigned index, CardReading& card);
   void read_memory(Handle device, CardReading& card);
   void read_processes(Handle device, CardReading& card);
@@ -62,6 +73,7 @@ struct Nvml::State {
 
 Nvml::Nvml() : state_(std::make_unique<State>()) {}
 Nvml::~Nvml() {
+  if (state_->events != nullptr && state_->event_set_free != nullptr) state_->event_set_free(state_->events);
   if (state_->initialised && state_->shutdown != nullptr) state_->shutdown();
   if (state_->library != nullptr) ::dlclose(state_->library);
 }
@@ -92,12 +104,41 @@ Result<std::unique_ptr<Nvml>> Nvml::open() {
   s.find(s.temperature, {"nvmlDeviceGetTemperature"});
   s.find(s.utilization, {"nvmlDeviceGetUtilizationRates"});
   s.find(s.processes, {"nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"});
+  s.find(s.event_set_create, {"nvmlEventSetCreate"});
+  s.find(s.event_set_free, {"nvmlEventSetFree"});
+  s.find(s.register_events, {"nvmlDeviceRegisterEvents"});
+  s.find(s.event_set_wait, {"nvmlEventSetWait_v2"});
   s.find(s.error_string, {"nvmlErrorString"});
   if (s.init == nullptr || s.count == nullptr || s.handle == nullptr || s.uuid == nullptr)
     return fail(Errc::no_device, "the NVIDIA management library lacks nvmlInit_v2 or its like", "install a driver of series 450 or newer");
   if (const int code = s.init(); code != kOk) return fail(Errc::no_device, "the NVIDIA driver does not answer: " + s.word(code), "does `nvidia-smi` work?");
   s.initialised = true;
+  s.listen_for_xids();
   return nvml;
+}
+
+bool is_fatal_xid(unsigned xid) {
+  // A program's own: 13 graphics exception, 31 page fault, 43 and 45 its channel was stopped, 68 video, 109 context switch timeout; and
+  // 63 and 94, repairs that succeeded.
+  constexpr std::array kHarmless{0U, 13U, 31U, 43U, 45U, 63U, 68U, 94U, 109U};
+  return std::find(kHarmless.begin(), kHarmless.end(), xid) == kHarmless.end();
+}
+
+void Nvml::State::listen_for_xids() {
+  if (event_set_create == nullptr || register_events == nullptr || event_set_wait == nullptr || event_set_create(&events) != kOk) {
+    events = nullptr;
+    return;
+  }
+  unsigned cards = 0;
+  if (count(&cards) != kOk) return;
+  for (unsigned i = 0; i < std::min(cards, kCardsMax); ++i)
+    if (Handle device = nullptr; handle(i, &device) == kOk) register_events(device, kXidEvent, events);   // unsupported on some: then none come
+}
+
+void Nvml::State::collect_xids() {
+  EventData event{};
+  for (int i = 0; events != nullptr && i < 64 && event_set_wait(events, &event, 0) == kOk; ++i)
+    if ((event.type & kXidEvent) != 0 && is_fatal_xid(static_cast<unsigned>(event.data))) fatal_xids[event.device] = static_cast<unsigned>(event.data);
 }
 
 void Nvml::State::read_memory(Handle device, CardReading& card) {
@@ -159,6 +200,11 @@ void Nvml::State::read_card(unsigned index, CardReading& card) {
       card.trouble = word(t);
     }
   }
+  if (const auto xid = fatal_xids.find(device); xid != fatal_xids.end()) {
+    card.xid = xid->second;
+    card.healthy = false;
+    card.trouble = "Xid " + std::to_string(card.xid) + ": the card needs a reset, then start this worker again";
+  }
   Utilization use{};
   if (utilization != nullptr && utilization(device, &use) == kOk && use.gpu <= 100) card.utilization_pct = static_cast<int>(use.gpu);
   read_processes(device, card);
@@ -166,6 +212,7 @@ void Nvml::State::read_card(unsigned index, CardReading& card) {
 
 std::vector<CardReading> Nvml::read() {
   State& s = *state_;
+  s.collect_xids();
   unsigned count = 0;
   if (s.count(&count) != kOk || count > kCardsMax) count = static_cast<unsigned>(s.last.size());
   std::vector<CardReading> cards;

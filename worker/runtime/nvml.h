@@ -22,9 +22,13 @@ struct CardReading {
   int utilization_pct{-1};
   bool healthy{true};
   std::string trouble;                                   ///< why not healthy
+  unsigned xid{};                                        ///< the last fatal Xid seen since this library was opened; sticks
   struct Process { unsigned pid{}; std::int64_t mib{-1}; };
   std::vector<Process> processes;
 };
+
+/// Xids are the driver's error numbers. Some are the running program's own fault and say nothing of the card: those do not count.
+bool is_fatal_xid(unsigned xid);
 
 class Nvml {
  public:

@@ -8,9 +8,11 @@
 #include "common/net/asio.h"
 #include "common/net/keys.h"
 #include "common/net/port.h"
+#include "worker/runtime/allotments.h"
 #include "worker/runtime/blobs.h"
 #include "worker/runtime/devices.h"
 #include "worker/runtime/executor.h"
+#include "worker/runtime/journal.h"
 #include "worker/runtime/process.h"
 #include "worker/runtime/worker.h"
 #include "worker/session/session.h"
@@ -39,10 +41,13 @@ class Supervisor final : public Reports {
   struct GrantHash {
     std::size_t operator()(const Grant& g) const noexcept { return std::hash<JobId>{}(g.job) ^ (std::size_t{g.attempt} << 20U); }
   };
+  // supervisor_start.cpp
   Result<void> read_access();
   Result<void> take_scratch();
   void make_executors();
   void make_session();
+  void read_journal();
+  // supervisor.cpp
   void listen_for_signals();
   void connect();
   void hang_up();
@@ -53,6 +58,8 @@ class Supervisor final : public Reports {
   void arm();
   void perform();
   void perform(session::Action& action);
+  void write_down(session::JournalEnd&& end);
+  void pin(const Grant& grant, const std::vector<BlobDigest>& blobs);
   void upload_again(const session::UploadAgain& action);
   void announce(const session::BrokerTerms& terms);
   void leave(int code);
@@ -72,7 +79,10 @@ class Supervisor final : public Reports {
   bool link_lost_{};
   std::unique_ptr<Processes> processes_;
   std::unique_ptr<Devices> devices_;
+  std::unique_ptr<Allotments> allotments_;
   std::unique_ptr<Blobs> blobs_;
+  std::unique_ptr<Journal> journal_;
+  std::unordered_map<Grant, std::vector<Pinned>, GrantHash> pinned_;   ///< what the journal's entries name
   std::unique_ptr<session::Session> session_;
   std::unique_ptr<Executor> echo_, sleep_, command_, modelhosts_, trainers_;
   std::vector<std::string> kinds_;

@@ -7,17 +7,18 @@
 #include <optional>
 
 #include "common/log.h"
+#include "worker/runtime/attempt_run.h"
 #include "worker/runtime/child_process.h"
 #include "worker/runtime/child_words.h"
 #include "worker/runtime/devices.h"
-#include "worker/runtime/job_log.h"
 
 namespace gq::worker {
 namespace {
 
 constexpr std::uint64_t kRunId = 1;
-constexpr Duration kLogInterval = 200ms;
 constexpr Duration kDeadlineMargin = 500ms;
+constexpr Duration kExitGrace = 5s;               // for a trainer that has said its last word
+constexpr std::int64_t kContextSlackMib = 256;    // beside its context: what a library keeps for itself after everything was freed
 
 }  // namespace
 
@@ -28,98 +29,50 @@ struct Trainers::Shared {
   std::map<Grant, std::shared_ptr<Run>> runs;
 };
 
-struct Trainers::Run : std::enable_shared_from_this<Run> {
-  Run(Shared& s, Job j) : shared(s), c(s.context), job(std::move(j)), deadline_timer(c.io), log_timer(c.io) {}
+struct Trainers::Run : AttemptRun {
+  Run(Shared& s, Job j, Allotment memory)
+      : AttemptRun(s.context, std::move(j), std::move(memory), [&s](const Grant& g) { s.runs.erase(g); }), shared(s), deadline_timer(c.io) {}
 
   Shared& shared;
-  ChildContext& c;
-  Job job;
-  std::shared_ptr<Gathered> gathered;
-  std::unique_ptr<AttemptFolder> folder;
-  std::unique_ptr<JobLog> log;
   std::shared_ptr<ChildProcess> child;
-  asio::steady_timer deadline_timer, log_timer;
-  bool log_armed{};
+  asio::steady_timer deadline_timer;
+  std::int64_t context_mib{};
   bool computing{};            ///< the child said started
   bool stopped{};
   bool preempted{};
-  bool said_end{};             ///< done, failed or yielded came
-  bool over{};
-  unsigned uploads{};
   unsigned checkpoints{};
-  std::uint64_t newest_step{};
-  std::optional<session::Ending> ending;   ///< waits for uploads
+  std::optional<session::Ending> said;   ///< the child's last word; reported when its process is gone and its checkpoints are kept
+  std::optional<Output> output;          ///< of a success
+  bool packing{};
 
-  [[nodiscard]] const Grant& grant() const { return job.item.grant; }
+  std::shared_ptr<Run> self() { return self_as<Run>(); }
 
-  void begin() {
-    c.reports.started(grant());   // fetching inputs is part of the attempt: it holds its device already
-    gather(job, c.blobs, [self = shared_from_this()](Result<std::shared_ptr<Gathered>> got) {
-      if (self->over) return;
-      if (!got) return self->end_now(failed(self->grant(), got.error(), got.error().code != Errc::internal));
-      self->gathered = std::move(*got);
-      self->launch();
-    });
-  }
-
-  void launch() {
-    auto made = AttemptFolder::make(c.scratch, grant(), c.disk);
-    if (!made) return end_now(failed(grant(), made.error(), false));
-    folder = std::move(*made);
-    log = std::make_unique<JobLog>(folder->path() + "/log");
+  void launch() override {
     ChildProcess::Spec spec;
     spec.program = shared.program;
     spec.role = "trainer";
     spec.devices = job.item.devices;
     spec.vram_mib = job.item.granted_mib;
     spec.scratch = folder->work();
-    const std::weak_ptr<Run> weak = shared_from_this();
-    ChildProcess::Handlers handlers;
-    handlers.ready = [weak](const child::Frame&) {
-      if (const auto self = weak.lock()) self->send_run();
-    };
-    handlers.frame = [weak](child::Frame&& frame) {
-      if (const auto self = weak.lock()) self->on_frame(frame);
-    };
-    handlers.printed = [weak](std::string_view text) {
-      if (const auto self = weak.lock()) self->print(text);
-    };
-    handlers.gone = [weak](const std::string& why) {
-      if (const auto self = weak.lock()) self->on_gone(why);
-    };
-    auto started = ChildProcess::start(c, std::move(spec), std::move(handlers));
-    if (!started) return end_now(failed(grant(), started.error(), false));
+    auto started = ChildProcess::start(c, std::move(spec), handlers_of<Run>(self()));
+    if (!started) return end(failed(grant(), started.error(), false));
     child = std::move(*started);
   }
 
-  void send_run() {
+  void on_ready(const child::Frame& ready) {
+    context_mib = ready.number("context_mib");
     child::Frame frame = run_frame(kRunId, job, *gathered, folder->out());
     frame.add("checkpoint_dir", std::string_view(folder->checkpoint()));
     if (gathered->resume) frame.add("resume", std::string_view(gathered->resume->path)).add("resume_step", static_cast<std::int64_t>(job.item.resume_step));
     child->send(std::move(frame));
   }
 
-  void print(std::string_view text) {
-    log->add(text);
-    if (log_armed) return;
-    log_armed = true;
-    log_timer.expires_after(kLogInterval);
-    log_timer.async_wait([self = shared_from_this()](const ErrorCode& ec) {
-      self->log_armed = false;
-      if (!ec && !self->over) self->send_log();
-    });
-  }
-
-  void send_log() {
-    while (log->pending()) {
-      std::uint64_t offset = 0;
-      std::string bytes = log->take(offset);
-      c.reports.log(grant(), offset, std::move(bytes));
-    }
+  void on_printed(std::string_view text) {
+    if (!over) print(text);
   }
 
   void on_frame(const child::Frame& frame) {
-    if (over || said_end) return;
+    if (over || said) return;
     switch (frame.type) {
       case child::Type::started: computing = true; break;
       case child::Type::progress: {
@@ -129,30 +82,35 @@ struct Trainers::Run : std::enable_shared_from_this<Run> {
         c.reports.progress(std::move(progress));
         break;
       }
-      case child::Type::released: c.reports.released(grant()); break;
+      case child::Type::released: on_released(); break;
       case child::Type::checkpoint: on_checkpoint(frame); break;
       case child::Type::log: print(std::string(frame.text("text")) + "\n"); break;
-      case child::Type::yielded: {
-        session::Ending e;
-        e.grant = grant();
-        e.outcome = Outcome::yielded;
-        finish(std::move(e));
-        break;
-      }
+      case child::Type::yielded: say(Outcome::yielded); break;
       case child::Type::failed: {
         session::Ending e = ending_of_failure(grant(), frame);
         if (stopped) e.outcome = Outcome::cancelled;
-        finish(std::move(e));
+        say(std::move(e));
         break;
       }
-      case child::Type::done: on_done(frame); break;
+      case child::Type::done: {
+        auto made = output_of(frame, folder->out());
+        if (!made) return say(failed(grant(), made.error()));
+        output = std::move(*made);
+        say(Outcome::succeeded);
+        break;
+      }
       default: break;
     }
   }
 
+  /// The child's word, and where the card can be asked, the card's: the job that waits would run out of memory on a promise.
+  void on_released() {
+    if (!preempted || job.item.devices.empty()) return;
+    c.devices.when_freed(c.io, job.item.devices[0], child->pid(), context_mib + kContextSlackMib, [self = self()] { self->let_go(); });
+  }
+
   void on_checkpoint(const child::Frame& frame) {
     const std::string path(frame.text("path"));
-    const auto step = static_cast<std::uint64_t>(frame.number("step"));
     std::error_code ec;
     const std::string kept = folder->path() + "/kept-" + std::to_string(++checkpoints);
     const std::string relative = std::filesystem::path(path).lexically_relative(folder->checkpoint()).string();
@@ -164,46 +122,38 @@ struct Trainers::Run : std::enable_shared_from_this<Run> {
       gq::log::warn("checkpoint_not_saved", {{"job", to_string(grant().job)}, {"path", path}});
       return;
     }
-    ++uploads;
-    c.blobs.store_file(kept, [self = shared_from_this(), step, kept](Result<Pinned> stored) {
+    keep_checkpoint(kept, static_cast<std::uint64_t>(frame.number("step")), [self = self(), kept] {
       ::unlink(kept.c_str());
-      --self->uploads;
-      if (!stored) {
-        gq::log::warn("checkpoint_not_saved", {{"job", to_string(self->grant().job)}, {"reason", stored.error().what}});
-      } else if (step >= self->newest_step) {   // transfers may overtake each other
-        self->newest_step = step;
-        self->c.reports.checkpoint(self->grant(), (*stored)->digest, step);
-      }
       self->maybe_end();
     });
   }
 
-  void on_done(const child::Frame& frame) {
-    said_end = true;
-    auto output = output_of(frame, folder->out());
-    if (!output) return finish(failed(grant(), output.error()));
-    send_log();
-    for (Output::Item& item : log->as_items()) output->items.push_back(std::move(item));
-    pack(std::move(*output), c.blobs, [self = shared_from_this()](Result<Packed> packed) {
-      if (!packed) return self->finish(failed(self->grant(), packed.error(), packed.error().code == Errc::too_large));
-      session::Ending e;
-      e.grant = self->grant();
-      e.outcome = Outcome::succeeded;
-      e.body = std::move(packed->body);
-      e.blobs = std::move(packed->blobs);
-      self->finish(std::move(e));
-    });
+  void say(Outcome outcome) {
+    session::Ending e;
+    e.grant = grant();
+    e.outcome = outcome;
+    say(std::move(e));
+  }
+  void say(session::Ending e) {
+    if (said || over) return;
+    said = std::move(e);
+    deadline_timer.cancel();
+    if (child) child->stop(kExitGrace);
+    maybe_end();
   }
 
   void on_gone(const std::string& why) {
     child.reset();
-    if (over || said_end) return;
+    if (over) return;
+    if (preempted) let_go();   // whatever it said or did not say
+    if (said) return maybe_end();
+    if (stopped) return say(Outcome::cancelled);
     session::Ending e;
     e.grant = grant();
-    if (stopped) {
-      e.outcome = Outcome::cancelled;
-    } else if (preempted) {
-      e.outcome = Outcome::yielded;   // killed at the deadline: goes on from its last stored checkpoint
+    if (preempted) {
+      e.outcome = Outcome::yielded;   // killed at the deadline: goes on from its last checkpoint, and the broker counts it
+      e.code = Errc::timed_out;
+      e.what = why.empty() ? "it ended without a word when it was asked to leave" : why;
     } else {
       const std::string lines = log->last_lines();
       e.outcome = computing ? Outcome::crashed : Outcome::failed;   // one that never starts must not be tried for ever
@@ -211,68 +161,50 @@ struct Trainers::Run : std::enable_shared_from_this<Run> {
       e.what = "the trainer died" + std::string(computing ? "" : " before it began") + ": " + (why.empty() ? "it ended without a result" : why) + (lines.empty() ? "" : ": " + lines);
       e.started = computing;
     }
-    finish(std::move(e));
+    say(std::move(e));
   }
 
-  void finish(session::Ending e) {
-    said_end = true;
-    if (ending || over) return;
-    ending = std::move(e);
-    maybe_end();
-  }
-
+  /// An end means that nothing of it is left on the device: the process is gone, too.
   void maybe_end() {
-    if (!ending || uploads > 0 || over) return;
-    end_now(std::move(*ending));
-  }
-
-  void end_now(session::Ending e) {
-    if (std::exchange(over, true)) return;
-    const auto self = shared_from_this();
-    deadline_timer.cancel();
-    log_timer.cancel();
-    if (log) send_log();
-    if (child) {
-      child->forget();
-      child->stop(5s);
-    }
-    shared.runs.erase(grant());
-    c.reports.ended(std::move(e));
+    if (!said || child || keeping() || packing || over) return;
+    if (!output) return end(std::move(*said));
+    packing = true;
+    for (Output::Item& item : log->as_items()) output->items.push_back(std::move(item));
+    send_log();
+    pack(std::move(*output), c.blobs, BlobsGo::here, [self = self()](Result<Packed> packed) {
+      if (!packed) return self->end(failed(self->grant(), packed.error(), packed.error().code == Errc::too_large));
+      self->said->body = std::move(packed->body);
+      self->said->blobs = std::move(packed->blobs);
+      self->said->stored_here = true;
+      self->end(std::move(*self->said));
+    });
   }
 
   void kill_after(Duration grace, const char* why) {
     deadline_timer.expires_after(grace);
-    deadline_timer.async_wait([self = shared_from_this(), why](const ErrorCode& ec) {
-      if (!ec && self->child && !self->said_end) self->child->kill(why);
+    deadline_timer.async_wait([self = self(), why](const ErrorCode& ec) {
+      if (!ec && self->child && !self->said) self->child->kill(why);
     });
   }
 
   void stop(session::StopCause cause) {
     stopped = true;
-    if (!child) {
-      session::Ending e;
-      e.grant = grant();
-      e.outcome = Outcome::cancelled;
-      return end_now(std::move(e));
-    }
+    if (!child) return said ? void() : end_as(Outcome::cancelled);
     child->send({child::Type::cancel, kRunId, {}});
     kill_after(cause == session::StopCause::cancel || cause == session::StopCause::timeout ? 5s : 1s, "told to stop");
   }
 
   void preempt(const std::string& reason, Duration deadline) {
-    if (preempted || stopped) return;
+    if (preempted || stopped || said) return;
     preempted = true;
-    if (!child || !child->is_ready()) {
-      session::Ending e;
-      e.grant = grant();
-      e.outcome = Outcome::yielded;
-      return end_now(std::move(e));
-    }
+    if (!child) return end_as(Outcome::yielded);
+    if (!child->is_ready()) return child->kill("it was asked to leave before it was ready");
+    if (static_cast<OnPreempt>(job.item.on_preempt) == OnPreempt::restart) return child->kill("it is to start over, as submitted");
     if (deadline <= Duration::zero()) deadline = c.term_grace;
     child::Frame frame{child::Type::preempt, kRunId, {}};
     frame.add("deadline_ms", static_cast<std::int64_t>(deadline / 1ms)).add("reason", std::string_view(reason));
     child->send(std::move(frame));
-    kill_after(deadline + kDeadlineMargin, "it did not leave by the deadline");
+    kill_after(deadline + kDeadlineMargin, "it did not leave by the deadline and was killed");
   }
 };
 
@@ -280,7 +212,9 @@ Trainers::Trainers(ChildContext context, std::string program) : shared_(std::mak
 Trainers::~Trainers() = default;
 
 void Trainers::start(Job job) {
-  auto run = std::make_shared<Run>(*shared_, std::move(job));
+  auto memory = shared_->context.allotments.book(job.item.devices, job.item.granted_mib);
+  if (!memory) return shared_->context.reports.refuse(job.item.grant, memory.error().code, memory.error().what);
+  auto run = std::make_shared<Run>(*shared_, std::move(job), std::move(*memory));
   shared_->runs[run->grant()] = run;
   run->begin();
 }
@@ -298,7 +232,7 @@ void Trainers::preempt(const Grant& grant, const std::string& reason, Duration d
 }
 void Trainers::kill_all() {
   for (auto& [grant, run] : shared_->runs) {
-    run->over = true;
+    run->abandon();
     if (run->child) {
       run->child->forget();
       run->child->kill("the worker ends");

@@ -20,10 +20,10 @@ bool asks_for_hello(const wire::Failure& failure) {
   return mentions(failure.what) || mentions(failure.next);
 }
 
-/// Long jobs are asked to leave when a worker drains; the others are quicker to finish.
-bool is_long(const std::string& kind) { return kind == "command" || kind.rfind("train.", 0) == 0; }
-
 }  // namespace
+
+bool Session::is_long(const std::string& kind) { return kind == "command" || kind.rfind("train.", 0) == 0; }
+bool Session::Held::can_be_said() const { return ended && !waiting_upload && !waiting_journal; }
 
 Session::Session(Options options)
     : options_(std::move(options)),
@@ -151,7 +151,8 @@ void Session::on_welcome(Instant now, wire::WorkerWelcome&& message, Actions& ou
     held.queued = false;
     held.checkpoint_said = held.released_said = false;
     if (held.ended) {
-      if (!held.waiting_upload) queue_end(grant);
+      if (held.can_be_said()) queue_end(grant);
+      else if (held.released) report_queue_.push_back(grant);
     } else {
       if (held.started) started_queue_.push_back(grant);
       if (held.checkpoint_step != 0 || !held.checkpoint.empty() || held.released || held.progress) report_queue_.push_back(grant);
@@ -202,6 +203,7 @@ void Session::on_beat_reply(Instant now, const wire::WorkerBeatReply& message, A
   revoke(message.revoke, out);
   for (const wire::CancelJob& cancel : message.cancels) on_cancel(cancel, out);
   for (const wire::PreemptJob& preempt : message.preempts) on_preempt(preempt, out);
+  for (const wire::Eviction& eviction : message.evictions) on_evict(eviction.device, eviction.model, out);
 }
 
 bool Session::saw_number(std::uint64_t number) {
@@ -231,6 +233,10 @@ void Session::received(Instant now, const wire::Header& header, wire::Message&& 
   }
   if (const auto* preempt = std::get_if<wire::PreemptJob>(&message)) {
     if (term_is_current(preempt->term, out) && saw_number(preempt->number)) on_preempt(*preempt, out);
+    return;
+  }
+  if (const auto* evict = std::get_if<wire::EvictModel>(&message)) {
+    if (term_is_current(evict->term, out)) on_evict(evict->device, evict->model, out);
     return;
   }
 }
@@ -276,7 +282,7 @@ void Session::check_fences(Instant now, Actions& out) {
   std::sort(stops.begin(), stops.end());
   for (const auto& [grant, cause] : stops) {
     const auto held = held_.find(grant);
-    if (held->second.ended) held_.erase(held);
+    if (held->second.ended) drop_end(held, out);
     else stop_job(grant, cause, out);
   }
 }
@@ -314,7 +320,7 @@ void Session::tick(Instant now, Actions& out) {
       if (now >= beat_due_) {
         beat(now, out);
         for (const auto& [grant, held] : held_)
-          if (held.ended && !held.waiting_upload && now - held.said >= options_.resend_after) queue_end(grant);
+          if (held.can_be_said() && now - held.said >= options_.resend_after) queue_end(grant);
       }
       break;
   }

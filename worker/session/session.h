@@ -10,6 +10,9 @@
 // Invariants: a grant is held from ASSIGN until its end has a verdict (accepted, stale, gone: all three drop it). Reports leave
 // only while `up`; after a reconnect HELLO names everything held before anything else is said. Credit is a cumulative limit since
 // HELLO: `taken` (assignments seen since then) + free places, so lost and doubled messages cannot leak it.
+//
+// How a long job ended is said only after it has been written down (JournalEnd, then journaled()) and its blobs have arrived at the
+// broker; restore() gives back what a worker that was killed had written. The verdict takes it out of the journal (ForgetEnd).
 #pragma once
 
 #include <cstdint>
@@ -50,6 +53,7 @@ struct Options {
   Duration drain_grace = 30s;            ///< what a draining worker lets short jobs finish in, and gives long ones to leave
   Duration stop_grace = 3s;              ///< after "stop now": to kill, report and say goodbye
   bool once{};                           ///< leave instead of dialling again when refused
+  bool journals{};                       ///< ends of long jobs are written down before they are said
 };
 
 /// Why a job is told to stop; decides what is reported once it has stopped.
@@ -67,9 +71,12 @@ std::string_view to_string(StopCause cause);
 struct Ending {
   Grant grant;
   Outcome outcome{Outcome::failed};
-  Errc code{Errc::job_failed};           ///< unless succeeded or yielded
+  Errc code{Errc::job_failed};           ///< unless succeeded; of a yield only with `what`: it did not leave by itself
   std::string what;
-  std::vector<BlobDigest> blobs;         ///< of the result, already stored at the broker
+  std::vector<BlobDigest> blobs;         ///< of the result, already stored at the broker unless `stored_here`
+  bool stored_here{};                    ///< they lie in this worker's cache: to be sent to the broker before the end is said
+  BlobDigest checkpoint;                 ///< newer than what job_checkpoint() said, or empty; stored like `blobs`
+  std::uint64_t checkpoint_step{};
   std::string body;                      ///< encoded ResultBody
   std::optional<bool> started;           ///< override: "it never really began there" (queued in a child that crashed)
 };
@@ -88,11 +95,15 @@ struct Send { wire::Message message; std::uint64_t id{}; std::string body; };
 struct StartJob { wire::AssignItem item; std::string body; };
 struct StopJob { Grant grant; StopCause cause{}; };
 struct PreemptJob { Grant grant; std::string reason; Duration deadline{}; };
+struct EvictIdle { std::string device, model; };                ///< unload it unless it is in use by now; done = its lane is closed
+/// Make it durable, then say journaled(). `here`: the blobs that only this worker has.
+struct JournalEnd { wire::EndedItem end; std::string body; std::vector<BlobDigest> here; };
+struct ForgetEnd { Grant grant; };                              ///< it has its verdict: out of the journal
 struct UploadAgain { Grant grant; std::vector<BlobDigest> blobs; };  ///< the broker does not know them; then say result_stored()
 struct Welcomed { BrokerTerms terms; };
 struct Note { bool warn{}; std::string event; std::string what; std::string next; };   ///< for the log
 struct Exit { int code{}; };
-using Action = std::variant<Connect, Hangup, Send, StartJob, StopJob, PreemptJob, UploadAgain, Welcomed, Note, Exit>;
+using Action = std::variant<Connect, Hangup, Send, StartJob, StopJob, PreemptJob, EvictIdle, JournalEnd, ForgetEnd, UploadAgain, Welcomed, Note, Exit>;
 using Actions = std::vector<Action>;
 std::string to_string(const Action& action);                    ///< one line; tests compare lists of them
 
@@ -122,6 +133,10 @@ class Session {
   void job_released(const Grant& grant);
   void result_stored(const Grant& grant);                       ///< after UploadAgain
   void result_missing(const Grant& grant);                      ///< after UploadAgain: no copy left; the job runs again
+
+  void journaled(const Grant& grant, Actions& out);             ///< after JournalEnd
+  /// Before start(): an end that an earlier process of this worker wrote down and got no verdict for.
+  void restore(wire::EndedItem end, std::string body, std::vector<BlobDigest> here, Actions& out);
 
   // ---- capacity
   void open_lane(wire::Lane lane, std::uint32_t capacity);
@@ -171,15 +186,22 @@ class Session {
     Instant said{};                      ///< when the end was last sent
     bool queued{};                       ///< stands in ended_queue_
     bool waiting_upload{};
+    bool waiting_journal{};
+    bool journaled{};
+    std::vector<BlobDigest> here;        ///< to be sent to the broker before the end is said
     BlobDigest checkpoint;
     std::uint64_t checkpoint_step{};
     bool checkpoint_said{};
     bool released{};
     bool released_said{};
     std::optional<wire::Progress> progress;
+    [[nodiscard]] bool can_be_said() const;   ///< ended, written down, its blobs at the broker
   };
   using HeldMap = std::unordered_map<Grant, Held, GrantHash>;
 
+  /// Long jobs are asked to leave when a worker drains (the others are quicker to finish), and their ends are journaled.
+  static bool is_long(const std::string& kind);
+  static bool is_journaled(const Held& held, Outcome outcome);
   // session.cpp: link and time
   bool observe(Instant now, Actions& out);                      ///< false: a thaw was found, a new link is being made
   void reconnect(Instant now, Duration wait, Actions& out);
@@ -201,6 +223,7 @@ class Session {
   void on_accepted(std::uint64_t id, const wire::Accepted& message, Actions& out);
   void on_cancel(const wire::CancelJob& message, Actions& out);
   void on_preempt(const wire::PreemptJob& message, Actions& out);
+  void on_evict(const std::string& device, const std::string& model, Actions& out);
   void revoke(const std::vector<Grant>& grants, Actions& out);
   void stop_job(const Grant& grant, StopCause cause, Actions& out);
   void free_lane(Held& held);
@@ -209,6 +232,8 @@ class Session {
   void flush_pull(Actions& out);
   void flush_reports(Instant now, Actions& out);
   void queue_end(const Grant& grant);
+  void send_blobs_then_end(const Grant& grant, Actions& out);
+  void drop_end(HeldMap::iterator held, Actions& out);
 
   Options options_;
   Link link_{Link::down};

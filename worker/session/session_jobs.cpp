@@ -7,7 +7,8 @@ namespace gq::session {
 namespace {
 
 constexpr Duration kProgressInterval = 250ms;
-constexpr std::uint8_t kStartLane = 1;   // core::LaneKind::start
+constexpr std::uint8_t kStartLane = 1;   // core::LaneKind
+constexpr std::uint8_t kWarmLane = 2;
 
 /// What is reported of a job that stopped because it was told to.
 void word_the_stop(StopCause cause, wire::EndedItem& end) {
@@ -85,7 +86,7 @@ void Session::on_accepted(std::uint64_t id, const wire::Accepted& message, Actio
   ended_requests_.erase(id);
   for (const Grant& grant : message.grants) {
     const auto held = held_.find(grant);
-    if (held != held_.end() && held->second.ended) held_.erase(held);   // accepted, stale, gone: all the same to us
+    if (held != held_.end() && held->second.ended) drop_end(held, out);   // accepted, stale, gone: all the same to us
   }
 }
 
@@ -110,6 +111,17 @@ void Session::on_preempt(const wire::PreemptJob& message, Actions& out) {
   if (held == held_.end() || held->second.ended || held->second.preempt_asked || held->second.stopping) return;
   held->second.preempt_asked = true;
   out.emplace_back(PreemptJob{message.grant, message.reason, std::chrono::milliseconds(message.deadline_ms)});
+}
+
+/// Never a model in use: a job of it that is held here, or on its way to a lane that is open, keeps it. The broker is not told so; it
+/// sees the lane go on, and asks again if it still wants the room.
+void Session::on_evict(const std::string& device, const std::string& model, Actions& out) {
+  if (leaving()) return;
+  for (const auto& [number, lane] : lanes_)
+    if (lane.declared.kind == kWarmLane && lane.declared.device == device && lane.declared.model == model && lane.held == 0) {
+      out.emplace_back(EvictIdle{device, model});
+      return;
+    }
 }
 
 void Session::revoke(const std::vector<Grant>& grants, Actions& out) {
@@ -163,17 +175,65 @@ void Session::job_ended(Instant now, Ending ending, Actions& out) {
   end.grant = ending.grant;
   end.started = ending.started.value_or(held.started);
   end.outcome = static_cast<std::uint8_t>(ending.outcome);
-  if (ending.outcome != Outcome::succeeded && ending.outcome != Outcome::yielded) {
+  if (ending.outcome != Outcome::succeeded && (ending.outcome != Outcome::yielded || !ending.what.empty())) {
     end.code = to_string(ending.code);
     end.what = std::move(ending.what);
   }
   if (ending.outcome == Outcome::cancelled) word_the_stop(held.stopping.value_or(StopCause::shutdown), end);
   end.blobs = std::move(ending.blobs);
-  end.checkpoint = held.checkpoint;
-  end.checkpoint_step = held.checkpoint_step;
+  end.checkpoint = ending.checkpoint.empty() ? held.checkpoint : ending.checkpoint;
+  end.checkpoint_step = ending.checkpoint.empty() ? held.checkpoint_step : ending.checkpoint_step;
   end.payload_bytes = static_cast<std::uint32_t>(ending.body.size());
   held.body = std::move(ending.body);
-  queue_end(ending.grant);
+  if (ending.stored_here) {
+    held.here = end.blobs;
+    if (!ending.checkpoint.empty()) held.here.push_back(ending.checkpoint);
+  }
+  if (!options_.journals || !is_journaled(held, ending.outcome)) return send_blobs_then_end(ending.grant, out);
+  held.waiting_journal = true;
+  out.emplace_back(JournalEnd{end, held.body, held.here});
+}
+
+/// What took long to make and could not be made again at no cost.
+bool Session::is_journaled(const Held& held, Outcome outcome) {
+  return is_long(held.kind) && outcome != Outcome::cancelled && outcome != Outcome::lost && outcome != Outcome::crashed;
+}
+
+void Session::send_blobs_then_end(const Grant& grant, Actions& out) {
+  Held& held = held_.at(grant);
+  if (held.here.empty()) return queue_end(grant);
+  held.waiting_upload = true;
+  out.emplace_back(UploadAgain{grant, held.here});
+}
+
+void Session::journaled(const Grant& grant, Actions& out) {
+  const auto it = held_.find(grant);
+  if (it == held_.end()) {
+    out.emplace_back(ForgetEnd{grant});   // given up while it was being written
+    return;
+  }
+  if (!std::exchange(it->second.waiting_journal, false)) return;
+  it->second.journaled = true;
+  send_blobs_then_end(grant, out);
+}
+
+void Session::restore(wire::EndedItem end, std::string body, std::vector<BlobDigest> here, Actions& out) {
+  const Grant grant = end.grant;
+  if (held_.contains(grant)) return;
+  Held held;
+  held.lane_charged = false;
+  held.started = end.started;
+  held.ended = held.journaled = true;
+  held.here = std::move(here);
+  held.end = std::move(end);
+  held.body = std::move(body);
+  held_.emplace(grant, std::move(held));
+  send_blobs_then_end(grant, out);
+}
+
+void Session::drop_end(HeldMap::iterator held, Actions& out) {
+  if (held->second.journaled) out.emplace_back(ForgetEnd{held->first});
+  held_.erase(held);
 }
 
 void Session::job_refused(const Grant& grant, Errc code, std::string what) {
@@ -208,7 +268,7 @@ void Session::job_checkpoint(const Grant& grant, const BlobDigest& blob, std::ui
 
 void Session::job_released(const Grant& grant) {
   const auto it = held_.find(grant);
-  if (it == held_.end() || it->second.ended || it->second.released) return;
+  if (it == held_.end() || it->second.can_be_said() || it->second.released) return;
   it->second.released = true;
   report_queue_.push_back(grant);
 }
@@ -228,6 +288,8 @@ void Session::result_missing(const Grant& grant) {
   end.code = to_string(Errc::worker_lost);
   end.what = "the broker lost a stored result and this worker has no copy left";
   end.blobs.clear();
+  end.checkpoint = {};   // the broker goes on from the newest one it has
+  end.checkpoint_step = 0;
   end.payload_bytes = 0;
   it->second.body.clear();
   result_stored(grant);
@@ -293,7 +355,7 @@ void Session::flush_ended(Instant now, Actions& out) {
     if (it == held_.end() || !it->second.ended || !it->second.queued) continue;
     Held& held = it->second;
     held.queued = false;
-    if (held.waiting_upload) continue;
+    if (!held.can_be_said()) continue;
     if (message.items.size() == kLimits.items_max || (!body.empty() && body.size() + held.body.size() > kLimits.frame_bytes_max)) send();
     held.said = now;
     message.items.push_back(held.end);
@@ -330,10 +392,11 @@ void Session::flush_reports(Instant now, Actions& out) {
   const bool progress_allowed = now >= progress_due_;
   for (const Grant& grant : report_queue_) {
     const auto it = held_.find(grant);
-    if (it == held_.end() || it->second.ended) continue;
+    if (it == held_.end() || it->second.can_be_said()) continue;   // folded into its end
     Held& held = it->second;
     if (held.released && !held.released_said) out.emplace_back(Send{wire::MemoryReleased{grant}, 0, {}});
     held.released_said = held.released;
+    if (held.ended) continue;
     if (!held.checkpoint.empty() && !held.checkpoint_said)
       out.emplace_back(Send{wire::CheckpointSaved{grant, held.checkpoint, held.checkpoint_step}, 0, {}});
     held.checkpoint_said = !held.checkpoint.empty();
