@@ -82,12 +82,12 @@ void Core::State::drop_entry(Index slot) {
   job.queued = false;
   Line& line = *shapes[job.shape].lines[job.priority];
   const auto found = std::lower_bound(line.queue.begin(), line.queue.end(), job.seq, [](const Entry& e, std::uint64_t seq) { return e.seq < seq; });
-  if (found != line.queue.end() && found->seq == job.seq) {
+  if (found != line.queue.end() && found->seq == job.seq && found->job == slot) {
     found->job = kNone;  // taking it out would move all behind it
     return;
   }
   for (Entry& e : line.returned)
-    if (e.seq == job.seq) e.job = kNone;
+    if (e.job == slot && e.seq == job.seq) e.job = kNone;
 }
 
 /// The job has left `ready`, or is on hold; its entry stays in line and is skipped when its turn comes.

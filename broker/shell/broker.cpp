@@ -288,7 +288,7 @@ void Broker::State::tick() {
     Peer* peer = find(id);
     if (peer == nullptr) continue;
     auto& port = peer->on_worker_port ? workers : clients;
-    const std::string harmless = peer->on_worker_port ? wire::encode(wire::WorkerBeatReply{.sent_us = 0, .term = term(), .revoke = {}, .cancels = {}, .preempts = {}})
+    const std::string harmless = peer->on_worker_port ? wire::encode(wire::WorkerBeatReply{.sent_us = 0, .term = term(), .revoke = {}, .cancels = {}, .preempts = {}, .evictions = {}})
                                                       : wire::encode(wire::BeatReply{.sent_us = 0, .term = term()});
     if (!port.probe(peer->at_port, harmless)) peer_gone(id);
     else peer->heard = at;

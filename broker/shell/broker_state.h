@@ -1,7 +1,7 @@
 // broker_state.h - the inside of Broker, shared by the files that implement it:
 //   broker.cpp          the turn: step, gather, cut, release; store events; start, reload, drain
 //   send.cpp            effects to frames, coalesced per peer; link loss
-//   client_requests.cpp what clients ask
+//   client_requests.cpp what clients ask; operator_requests.cpp: what operators order
 //   worker_requests.cpp what workers say
 //   blob_requests.cpp   chunks in both directions
 //   follow_policy.cpp   the policy file: reload, windows that would run out
@@ -114,6 +114,9 @@ struct Broker::State {
   void on_model_remove(Peer& peer, std::uint64_t request, wire::ModelRemove&& remove);
   void on_top(Peer& peer, std::uint64_t request);
   void on_workers_query(Peer& peer, std::uint64_t request);
+  void on_command(Peer& peer, std::uint64_t request, wire::Command&& command);
+  void on_update_job(Peer& peer, std::uint64_t request, wire::UpdateJob&& update);
+  void on_config(Peer& peer, std::uint64_t request, const wire::ConfigQuery& query);
   bool refused_while_down(Peer& peer, std::uint64_t request);
   bool needs_admin(Peer& peer, std::uint64_t request, std::string_view what);
   void log_ended(JobId job);

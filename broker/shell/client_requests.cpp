@@ -55,6 +55,9 @@ void Broker::State::on_client(Peer& peer, wire::Decoded&& decoded, std::string_v
                    for (const core::ModelRecord& m : core->models()) models.models.push_back(to_wire(m));
                    reply(peer, request, models);
                  },
+                 [&](wire::Command& m) { on_command(peer, request, std::move(m)); },
+                 [&](wire::UpdateJob& m) { on_update_job(peer, request, std::move(m)); },
+                 [&](wire::ConfigQuery& m) { on_config(peer, request, m); },
                  [&](wire::BlobPut& m) { on_blob_put(peer, request, m, body); },
                  [&](wire::BlobGet& m) { on_blob_get(peer, request, m); },
                  [&](wire::Goodbye&) { peer_gone(peer.id); },
@@ -223,6 +226,12 @@ void Broker::State::on_top(Peer& peer, std::uint64_t request) {
   top.commit_p50_ms = ms(counted.commit_latency.quantile(0.50));
   top.commit_p99_ms = ms(counted.commit_latency.quantile(0.99));
   top.jobs_per_commit_milli = counted.commits == 0 ? 0 : counted.jobs_committed * 1000 / counted.commits;
+  top.preempted = totals.preempted;
+  top.evicted_models = totals.evicted_models;
+  top.plans_made = totals.plans_made;
+  top.plans_expired = totals.plans_expired;
+  top.killed_at_deadline = totals.killed_at_deadline;
+  for (const core::OperatorSetting& setting : core->settings()) top.switches.push_back(in_words(setting));
   say(peer, top, request);   // totals, not a job's state; answered while the store is away, too
 }
 

@@ -1,6 +1,7 @@
 // metrics.cpp - numbers come from the broker's memory, never from a walk over the store.
 #include "broker/shell/metrics.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 
@@ -54,6 +55,12 @@ double seconds(Duration d) { return static_cast<double>(d.count()) / 1e6; }
 double number(auto value) { return static_cast<double>(value); }
 double mebibytes(Mib m) { return static_cast<double>(m.value) * 1048576.0; }
 
+std::uint64_t in_states(const core::Totals& totals, std::size_t job_class, std::initializer_list<JobState> states) {
+  std::uint64_t sum = 0;
+  for (const JobState s : states) sum += totals.by_class_and_state[job_class][static_cast<std::size_t>(s)];
+  return sum;
+}
+
 void jobs(Text& text, const core::Totals& totals) {
   text.family("gpuq_jobs", "gauge", "Jobs remembered, by class and state.");
   for (std::size_t c = 0; c < kJobClasses; ++c)
@@ -66,6 +73,18 @@ void jobs(Text& text, const core::Totals& totals) {
   text.single("gpuq_assignments_total", "counter", "Attempts granted since this broker started.", number(totals.assigned));
   text.single("gpuq_lease_expirations_total", "counter", "Attempts declared lost since this broker started.", number(totals.lost));
   text.single("gpuq_fenced_completions_total", "counter", "Ends refused as stale since this broker started.", number(totals.stale));
+  text.single("gpuq_preemptions_total", "counter", "Attempts asked to leave their device since this broker started.", number(totals.preempted));
+  text.single("gpuq_killed_at_deadline_total", "counter", "Of these: those that had not left by their deadline.", number(totals.killed_at_deadline));
+  text.single("gpuq_model_evictions_total", "counter", "Idle models asked to leave their device since this broker started.", number(totals.evicted_models));
+  text.family("gpuq_plans_total", "counter", "Plans to make room for a waiting job, by what came of them.");
+  text.sample(number(totals.plans_made - std::min(totals.plans_made, totals.plans_expired)), {{"result", "followed"}});
+  text.sample(number(totals.plans_expired), {{"result", "expired"}});
+  text.family("gpuq_jobs_running", "gauge", "Jobs that hold a grant, by class.");
+  for (std::size_t c = 0; c < kJobClasses; ++c)
+    text.sample(number(in_states(totals, c, {JobState::running, JobState::yielding})), {{"queue", to_string(static_cast<JobClass>(c))}});
+  text.family("gpuq_jobs_queued", "gauge", "Jobs that wait for anything, by class.");
+  for (std::size_t c = 0; c < kJobClasses; ++c)
+    text.sample(number(in_states(totals, c, {JobState::blocked, JobState::waiting, JobState::ready})), {{"queue", to_string(static_cast<JobClass>(c))}});
   text.single("gpuq_queued_payload_bytes", "gauge", "Payloads of unfinished jobs.", number(totals.queued_bytes));
   text.single("gpuq_retained_bytes", "gauge", "Records, payloads and results of final jobs.", number(totals.final_bytes));
 }
@@ -82,7 +101,7 @@ void store(Text& text, const BrokerFigures& f) {
 }
 
 void fleet(Text& text, const BrokerFigures& f) {
-  std::map<std::string, int> by_state{{"live", 0}, {"silent", 0}, {"disconnected", 0}, {"lost", 0}};
+  std::map<std::string, int> by_state{{"live", 0}, {"draining", 0}, {"silent", 0}, {"disconnected", 0}, {"lost", 0}};
   for (const core::WorkerView& w : f.workers) ++by_state[w.state];
   text.family("gpuq_workers", "gauge", "Workers known, by state.");
   for (const auto& [state, count] : by_state) text.sample(count, {{"state", state}});
@@ -101,6 +120,11 @@ void fleet(Text& text, const BrokerFigures& f) {
   devices("gpuq_gpu_memory_total_bytes", "Device memory.", [](const core::DeviceView& d) { return mebibytes(d.report.total); });
   devices("gpuq_gpu_memory_used_bytes", "Used by everybody, measured.", [](const core::DeviceView& d) { return mebibytes(d.report.used); });
   devices("gpuq_gpu_memory_reserved_bytes", "Granted by the ledger.", [](const core::DeviceView& d) { return mebibytes(d.granted); });
+  devices("gpuq_gpu_open", "1 while new work may start on it.", [](const core::DeviceView& d) { return d.state.empty() || d.state.starts_with("ok") || d.state.starts_with("held") ? 1.0 : 0.0; });
+  text.family("gpuq_gpu_state", "gauge", "Always 1; the label says why a device takes no new work.");
+  for (const core::WorkerView& w : f.workers)
+    for (const core::DeviceView& d : w.devices)
+      if (d.report.kind != core::DeviceKind::cpu) text.sample(1, {{"worker", w.name}, {"gpu", std::to_string(d.report.index)}, {"uuid", d.report.uuid}, {"state", d.state.empty() ? "ok" : d.state.substr(0, d.state.find_first_of(" ("))}});
   devices("gpuq_gpu_temperature_celsius", "As the driver says.", [](const core::DeviceView& d) { return number(d.report.temperature_c); });
   devices("gpuq_gpu_utilization_ratio", "As the driver says.", [](const core::DeviceView& d) { return d.report.utilization_pct < 0 ? -1.0 : d.report.utilization_pct / 100.0; });
 }

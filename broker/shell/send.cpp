@@ -92,8 +92,8 @@ void Broker::State::dispatch_message(core::Message& message, SharedBytes& bytes,
                                            .numbered = m.numbered});
           },
           [&](core::BeatAnswer& m) { say(*peer, to_wire(m, peer->beat_sent_us, term())); },
-          [&](core::CommandAnswer&) {},
-          [&](core::EvictModel&) {},
+          [&](core::CommandAnswer& m) { say(*peer, to_wire(m), m.request); },
+          [&](core::EvictModel& m) { say(*peer, to_wire(m, term())); },
           [&](core::WorkerRejected& m) {
             log::warn("worker_rejected", {{"worker", peer->name}, {"peer", peer->address}, {"why", m.error.what}});
             peer->greeted = false;
@@ -263,7 +263,7 @@ void Broker::State::start_probing(bool worker_port) {
 }
 
 void Broker::State::probe_round() {
-  const std::string to_worker = wire::encode(wire::WorkerBeatReply{.sent_us = 0, .term = term(), .revoke = {}, .cancels = {}, .preempts = {}});
+  const std::string to_worker = wire::encode(wire::WorkerBeatReply{.sent_us = 0, .term = term(), .revoke = {}, .cancels = {}, .preempts = {}, .evictions = {}});
   const std::string to_client = wire::encode(wire::BeatReply{.sent_us = 0, .term = term()});
   for (auto& [id, peer] : peers) {
     if (!(peer->on_worker_port ? probing_workers : probing_clients)) continue;

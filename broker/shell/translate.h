@@ -8,11 +8,13 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "broker/core/core.h"
 #include "broker/core/effects.h"
 #include "broker/core/events.h"
+#include "broker/policy/source.h"
 #include "broker/shell/token_pool.h"
 #include "common/vocabulary/errors.h"
 #include "common/wire/messages.h"
@@ -35,6 +37,8 @@ core::AttemptRefused to_core(wire::Refused&& refused, PeerId peer);
 /// A result above the inline bound ends the attempt as failed for good: TOO_LARGE (it belongs in a blob).
 Result<core::AttemptEnd> to_core(wire::EndedItem&& item, std::string_view result, TokenPool& pool);
 Result<core::ModelRecord> to_core(wire::ModelPush&& push, std::uint64_t blob_bytes, const std::string& owner, WallTime now);
+Result<std::variant<core::JobCommand, core::FleetCommand>> to_core(wire::Command&& command, PeerId peer, std::uint64_t request, const std::string& by);
+Result<core::UpdateReceived> to_core(wire::UpdateJob&& update, PeerId peer, std::uint64_t request, const std::string& by);
 
 /// Letters, digits, '.', '_', '-', up to name_chars_max: names of workers, models, spaces.
 bool is_name(std::string_view text);
@@ -56,5 +60,11 @@ wire::Model to_wire(const core::ModelRecord& model);
 wire::JobStatus to_wire(const core::JobRecord& record);
 wire::JobStatus to_wire(const core::JobView& view);
 wire::WorkerStatus to_wire(const core::WorkerView& view);
+wire::CommandReply to_wire(const core::CommandAnswer& answer);
+wire::EvictModel to_wire(const core::EvictModel& evict, Term term);
+wire::Explanation to_wire(const core::Explanation& explanation);
+wire::PlanPolicyReply to_wire(const core::PolicyPlan& plan, const std::vector<std::string>& warnings);
+wire::ConfigReply to_wire(const policy::Loaded& loaded);
+std::string in_words(const core::OperatorSetting& setting);
 
 }  // namespace gq::broker

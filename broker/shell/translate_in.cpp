@@ -170,6 +170,7 @@ Result<core::SubmitItem> to_core(wire::SubmitItem&& item, std::string_view body,
   fixed.body_bytes = static_cast<std::uint32_t>(body.size());
   out.body = pool.add(body);
   out.watch = item.watch;
+  out.strict = item.strict;
   return out;
 }
 

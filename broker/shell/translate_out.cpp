@@ -103,9 +103,10 @@ wire::PreemptJob to_wire(const core::Preempt& p, Term term) {
 }
 
 wire::WorkerBeatReply to_wire(const core::BeatAnswer& answer, std::uint64_t sent_us, Term term) {
-  wire::WorkerBeatReply reply{.sent_us = sent_us, .term = term, .revoke = to_wire(answer.revoke), .cancels = {}, .preempts = {}};
+  wire::WorkerBeatReply reply{.sent_us = sent_us, .term = term, .revoke = to_wire(answer.revoke), .cancels = {}, .preempts = {}, .evictions = {}};
   for (const core::Cancel& c : answer.cancels) reply.cancels.push_back(to_wire(c, term));
   for (const core::Preempt& p : answer.preempts) reply.preempts.push_back(to_wire(p, term));
+  for (const core::EvictModel& e : answer.evictions) reply.evictions.push_back({e.device, e.model});
   return reply;
 }
 
@@ -167,6 +168,10 @@ wire::JobStatus to_wire(const core::JobRecord& record) {
   s.cancel_asked = d.cancel_asked;
   s.checkpoint_step = d.checkpoint.step;
   s.checkpoint = d.checkpoint.blob;
+  s.held = d.held;
+  s.evictions = d.evictions;
+  s.leave_reason = d.leave_reason;
+  s.leave_for = d.leave_for;
   return s;
 }
 
@@ -194,7 +199,9 @@ wire::WorkerStatus to_wire(const core::WorkerView& view) {
                          .granted_mib = d.granted.value,
                          .free_mib = d.free.value,
                          .holders = d.holders,
-                         .warm = d.warm});
+                         .warm = d.warm,
+                         .state = d.state,
+                         .reserved = d.reserved});
   return s;
 }
 

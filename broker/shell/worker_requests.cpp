@@ -10,7 +10,7 @@ void Broker::State::on_worker(Peer& peer, wire::Decoded&& decoded, std::string_v
   const std::uint64_t request = decoded.header.id;
   if (auto* hello = std::get_if<wire::WorkerHello>(&decoded.message)) return on_worker_hello(peer, request, std::move(*hello));
   if (auto* beat = std::get_if<wire::WorkerBeat>(&decoded.message); beat != nullptr && !serving())
-    return say(peer, wire::WorkerBeatReply{.sent_us = beat->sent_us, .term = term(), .revoke = {}, .cancels = {}, .preempts = {}}, request);
+    return say(peer, wire::WorkerBeatReply{.sent_us = beat->sent_us, .term = term(), .revoke = {}, .cancels = {}, .preempts = {}, .evictions = {}}, request);
   if (!serving()) return refuse(peer, request, {Errc::unavailable, "the broker reads its image", "keep your jobs and say it again"});
   if (auto* put = std::get_if<wire::BlobPut>(&decoded.message)) return on_blob_put(peer, request, *put, body);
   if (auto* get = std::get_if<wire::BlobGet>(&decoded.message)) return on_blob_get(peer, request, *get);

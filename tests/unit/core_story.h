@@ -292,6 +292,10 @@ class Story : public ::testing::Test {
     if (change) change(d);
     return Commit{JobChanged{job, from, d, fixed_[job].seq, fixed_[job].needs.job_class}};
   }
+  Effect revised(JobId job, const std::function<void(JobFixed&)>& change) {
+    change(fixed_[job]);
+    return Commit{JobRevised{fixed_[job]}};
+  }
   /// The grant's nonce is taken from the core: it is random by design.
   Effect granted(JobId job, const std::string& to, std::vector<std::string> devices = {}, Mib size = {}, std::string version = {}) {
     return changed(job, JobState::running, [&](JobDynamic& d) {
@@ -332,6 +336,7 @@ class Story : public ::testing::Test {
         EXPECT_EQ(loaded.totals().by_class_and_state[c][s], core->totals().by_class_and_state[c][s]);
     EXPECT_EQ(loaded.totals().queued_bytes, core->totals().queued_bytes);
     EXPECT_EQ(loaded.totals().final_bytes, core->totals().final_bytes);
+    EXPECT_EQ(loaded.settings(), core->settings());
   }
 
  private:

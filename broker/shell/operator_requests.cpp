@@ -1,0 +1,46 @@
+// operator_requests.cpp - what operators order, and the policy in force: the wire's words to the core and back.
+//
+// Orders about jobs may be given by whoever may cancel them; those about workers, devices, classes and the policy file need an admin
+// key. While the store is away nothing can be ordered: an order is answered when it is durable.
+#include "broker/shell/broker_state.h"
+#include "common/config/clock.h"
+#include "common/log.h"
+
+namespace gq::broker {
+
+void Broker::State::on_command(Peer& peer, std::uint64_t request, wire::Command&& command) {
+  const std::string verb = command.verb;
+  auto order = to_core(std::move(command), peer.id, request, peer.name);
+  if (!order) return refuse(peer, request, order.error());
+  if (auto* fleet = std::get_if<core::FleetCommand>(&*order)) {
+    if (needs_admin(peer, request, verb + " of " + fleet->target)) return;
+    if (refused_while_down(peer, request)) return;
+    log::info("order", {{"verb", verb}, {"target", fleet->target}, {"by", peer.name}, {"reason", fleet->reason}});
+    return step(std::move(*fleet));
+  }
+  if (refused_while_down(peer, request)) return;
+  auto& jobs = std::get<core::JobCommand>(*order);
+  log::info("order", {{"verb", verb}, {"jobs", std::to_string(jobs.jobs.size())}, {"by", peer.name}, {"reason", jobs.reason}});
+  step(std::move(jobs));
+}
+
+void Broker::State::on_update_job(Peer& peer, std::uint64_t request, wire::UpdateJob&& update) {
+  const JobId job = update.job;
+  auto event = to_core(std::move(update), peer.id, request, peer.name);
+  if (!event) return refuse(peer, request, event.error());
+  if (refused_while_down(peer, request)) return;
+  log::info("order", {{"verb", "update"}, {"job", to_string(job)}, {"by", peer.name}});
+  step(std::move(*event));
+}
+
+/// Not a job's state: answered while the store is away, too. A file that is not taken is the answer's error; nothing has changed then.
+void Broker::State::on_config(Peer& peer, std::uint64_t request, const wire::ConfigQuery& query) {
+  if (query.reload) {
+    if (needs_admin(peer, request, "a reload of the policy")) return;
+    log::info("reload_asked", {{"by", peer.name}});
+    if (auto loaded = reload_policy(); !loaded) return refuse(peer, request, loaded.error());
+  }
+  reply(peer, request, to_wire(config.policy->current()));
+}
+
+}  // namespace gq::broker
