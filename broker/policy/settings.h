@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/config/config.h"
+#include "common/vocabulary/job.h"
 #include "common/vocabulary/limits.h"
 
 namespace gq::policy {
@@ -37,6 +38,6 @@ std::string typed(Duration duration);
 std::string typed(Mib size);
 
 /// A budget that takes whatever the card has: "rest".
-inline constexpr Mib kRest{std::int64_t{1} << 40U};
+inline constexpr Mib kRest = kRestOfDevice;
 
 }  // namespace gq::policy

@@ -57,7 +57,7 @@ struct TomlReader::Walk {
   bool leads_somewhere(std::vector<std::string> path, bool list) const {
     if (list) path.back() += "[0]";
     return std::any_of(config.paths_.begin(), config.paths_.end(), [&](const std::vector<std::string>& known) {
-      return known.size() > path.size() && config::matches({known.begin(), known.begin() + static_cast<std::ptrdiff_t>(path.size())}, path);
+      return known.size() > path.size() && known[path.size() - 1].ends_with("[]") == list && config::matches({known.begin(), known.begin() + static_cast<std::ptrdiff_t>(path.size())}, path);
     });
   }
 

@@ -15,7 +15,8 @@ const std::vector<Setting> kSettings{{"broker.client_port", SettingType::number,
                                      {"broker.share", SettingType::real, "0.5", ""},
                                      {"redis.budget", SettingType::memory, "1GiB", ""},
                                      {"worker.labels", SettingType::list, "", "key=value"},
-                                     {"class.*.window", SettingType::text, "", "when"}};
+                                     {"class.*.window", SettingType::text, "", "when"},
+                                     {"class.*.reserve[].vram", SettingType::memory, "", "how much"}};
 
 Config::Environment environment(std::map<std::string, std::string> values) {
   return [values = std::move(values)](const char* name) -> const char* {
@@ -66,9 +67,33 @@ TEST(Settings, a_star_stands_for_any_name) {
   EXPECT_EQ(config.text("class.synthesis.window"), "");
 }
 
+TEST(Settings, have_names_in_quotes_where_toml_has_them) {
+  const Config config = *parse("[class.\"gpu1.lan/0\"]\nwindow = \"sat\"\n[class.plain-name_1]\nwindow = \"sun\"\n");
+  EXPECT_EQ(config.names("class.*"), (std::vector<std::string>{"\"gpu1.lan/0\"", "plain-name_1"}));
+  EXPECT_EQ(config.text("class.\"gpu1.lan/0\".window"), "sat") << "a dot within a name is no border";
+  EXPECT_EQ(config.where("class.\"gpu1.lan/0\".window"), "gpuq.toml:2:1");
+}
+
+TEST(Settings, may_be_lists_of_tables) {
+  const Config config = *parse("[class.a]\nreserve = [{vram = \"1GiB\"},\n           {}, {vram = \"3GiB\"}]\n");
+  EXPECT_EQ(config.tables("class.a.reserve"), (std::vector<std::string>{"gpuq.toml:2:12", "gpuq.toml:3:12", "gpuq.toml:3:16"}));
+  EXPECT_EQ(config.memory("class.a.reserve[0].vram"), Mib{1024});
+  EXPECT_FALSE(config.given("class.a.reserve[1].vram"));
+  EXPECT_EQ(config.memory("class.a.reserve[2].vram"), Mib{3072});
+  EXPECT_TRUE(config.tables("class.b.reserve").empty());
+}
+
 TEST(Mistakes, an_unknown_key_is_named_with_its_place_and_the_key_that_was_meant) {
   EXPECT_EQ(mistake("[broker]\n  cleint_port = 1\n"), "USAGE gpuq.toml:2:3: unknown key broker.cleint_port | did you mean broker.client_port?");
   EXPECT_EQ(mistake("[nonsense]\nx = 1\n"), "USAGE gpuq.toml:2:1: unknown key nonsense.x | see the keys with: gpuq config show");
+}
+
+TEST(Mistakes, in_another_section_or_in_an_empty_one_are_named_too) {
+  EXPECT_EQ(mistake("budget = \"1GiB\"\n"), "USAGE gpuq.toml:1:1: unknown key budget | did you mean redis.budget?");
+  EXPECT_EQ(mistake("[nonsense]\n"), "USAGE gpuq.toml:1:2: unknown key nonsense | see the keys with: gpuq config show");
+  EXPECT_EQ(mistake("[class.\"a.b\"]\nwindwo = \"sat\"\n"), "USAGE gpuq.toml:2:1: unknown key class.\"a.b\".windwo | did you mean class.\"a.b\".window?");
+  EXPECT_EQ(mistake("[class.a]\nreserve = [{vram = 1}]\n"), "USAGE gpuq.toml:2:13: class.a.reserve[0].vram is not a size such as \"512MiB\" or \"8GiB\" | how much");
+  EXPECT_EQ(mistake("[class.a]\nreserve = [1]\n"), "USAGE gpuq.toml:2:1: class.a.reserve is not a list of tables | write class.a.reserve = [{name = \"value\", …}, …]");
 }
 
 TEST(Mistakes, a_value_of_the_wrong_kind_says_which_kind_was_expected) {

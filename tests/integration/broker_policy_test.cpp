@@ -1,0 +1,129 @@
+// broker_policy_test.cpp - the real broker follows its file: at the start, at SIGHUP, and not when the file is wrong.
+#include <gmock/gmock.h>
+#include <sys/stat.h>
+
+#include <csignal>
+#include <fstream>
+
+#include "tests/integration/broker_harness.h"
+
+namespace gq::test {
+namespace {
+
+using testing::HasSubstr;
+
+struct BrokerPolicy : BrokerStory {
+  std::string file = dir.path("gpuq.toml");
+  void write(const std::string& text) const { std::ofstream(file) << text; }
+  /// Waits until the broker has said `words` after what it has said so far.
+  void until_logged(const std::string& words, std::size_t from) {
+    loop.until([&] { return broker.log().find(words, from) != std::string::npos; }, "the log line " + words);
+  }
+  wire::ConfigReply shown() { return admin->ask<wire::ConfigReply>(wire::ConfigQuery{}); }
+  static std::string value(const wire::ConfigReply& reply, const std::string& key) {
+    for (const wire::ConfigSetting& s : reply.settings)
+      if (s.key == key) return s.value + " # " + (s.where.empty() ? s.origin : s.where);
+    return "absent";
+  }
+};
+
+TEST_F(BrokerPolicy, is_read_at_the_start_with_the_brokers_own_settings) {
+  write("[broker]\nnamespace = \"lab\"\n[broker.timing]\nlease = \"12s\"\n[class.training]\nrunning_max = 3\n");
+  start({"--config", file, "--namespace", "other"}, {"GPUQ_CLASS_TRAINING_MIN_RUN=7s"});
+  admin = new_client("root", net::Role::admin);
+  admin->hello();
+  const wire::ConfigReply reply = shown();
+  EXPECT_EQ(reply.file, file);
+  EXPECT_EQ(value(reply, "class.training.running_max"), "3 # " + file + ":6:1");
+  EXPECT_EQ(value(reply, "class.training.min_run"), "7s # GPUQ_CLASS_TRAINING_MIN_RUN");
+  EXPECT_EQ(value(reply, "broker.namespace"), "other # --namespace");
+  EXPECT_EQ(value(reply, "broker.timing.lease"), "12s # " + file + ":4:1");
+  EXPECT_EQ(value(reply, "policy.ladder"), "inference,training,synthesis # default");
+}
+
+TEST_F(BrokerPolicy, that_is_wrong_at_the_start_ends_the_broker_with_place_and_remedy) {
+  for (const auto& [text, words] : std::map<std::string, std::string>{{"[class.training]\nwindwo = \"sat\"\n", ":2:1: unknown key class.training.windwo"},
+                                                                      {"[class.training]\nwindow = \"07:00-07:00\"\n", "'07:00-07:00' never opens"},
+                                                                      {"[policy]\nladder = [\"training\"]\n", "policy.ladder: 'inference' is missing"},
+                                                                      {"[broker]\ndurability = \"sometimes\"\n", "broker.durability = 'sometimes' is neither"},
+                                                                      {"[broker\n", ":1:"}}) {
+    write(text);
+    Broker other(dir, "other");
+    other.start_unready({"--memory-store", "--config", file});
+    EXPECT_EQ(other.process.wait(25s), 2) << text;
+    EXPECT_THAT(other.log(), HasSubstr("error[USAGE]: "));
+    EXPECT_THAT(other.log(), HasSubstr(words));
+    EXPECT_THAT(other.log(), HasSubstr("next: "));
+  }
+  Broker other(dir, "other");
+  other.start_unready({"--memory-store", "--config", dir.path("nowhere.toml")});
+  EXPECT_EQ(other.process.wait(25s), 2);
+  EXPECT_THAT(other.log(), HasSubstr("cannot read the configuration " + dir.path("nowhere.toml")));
+}
+
+TEST_F(BrokerPolicy, changes_at_sighup_and_stays_when_the_new_file_is_wrong) {
+  write("[class.inference]\nrunning_max = 1\n");
+  start({"--config", file});
+  client = new_client();
+  client->hello();
+  worker = new_worker();
+  worker->hello();
+  const JobId first = new_job_id(), second = new_job_id();
+  client->submit({echo_job(first), echo_job(second)}, {"a", "b"});
+  EXPECT_EQ(worker->next_assignment().grant.job, first);
+  EXPECT_EQ(client->status(second).state, static_cast<std::uint8_t>(JobState::ready)) << "one at a time, says the file";
+
+  std::size_t so_far = broker.log().size();
+  write("[class.inference]\nrunning_max = 0\nwindow = \"never\"\n");
+  broker.process.signal(SIGHUP);
+  until_logged("policy_refused", so_far);
+  EXPECT_THAT(broker.log().substr(so_far), HasSubstr(":3:1: class.inference.window: 'never' never opens"));
+  EXPECT_EQ(client->status(second).state, static_cast<std::uint8_t>(JobState::ready)) << "refused whole: running_max has not changed either";
+
+  so_far = broker.log().size();
+  write("[class.inference]\nrunning_max = 0\n");
+  broker.process.signal(SIGHUP);
+  EXPECT_EQ(worker->next_assignment().grant.job, second) << "the new policy is followed at once";
+  until_logged("policy_loaded", so_far);
+}
+
+TEST_F(BrokerPolicy, reloaded_by_request_says_what_is_wrong_to_who_asked) {
+  write("[class.inference]\nrunning_max = 1\n");
+  start({"--config", file});
+  admin = new_client("root", net::Role::admin);
+  admin->hello();
+  write("[class.inference]\nrunning_maxx = 2\n");
+  const auto refused = admin->ask<wire::Failure>(wire::ConfigQuery{.reload = true});
+  EXPECT_EQ(refused.code, "USAGE");
+  EXPECT_EQ(refused.what, file + ":2:1: unknown key class.inference.running_maxx");
+  EXPECT_EQ(refused.next, "did you mean class.inference.running_max?");
+  EXPECT_EQ(value(shown(), "class.inference.running_max"), "1 # " + file + ":2:1") << "what was in force is in force";
+  write("[class.inference]\nrunning_max = 2\n");
+  EXPECT_EQ(value(admin->ask<wire::ConfigReply>(wire::ConfigQuery{.reload = true}), "class.inference.running_max"), "2 # " + file + ":2:1");
+}
+
+TEST_F(BrokerPolicy, survives_a_core_that_is_made_anew) {
+  write("[class.inference]\nrunning_max = 1\n");
+  start({"--config", file});
+  const std::size_t so_far = broker.log().size();
+  write("[class.inference]\nrunning_max = 0\nqueued_max = 1\n");
+  broker.process.signal(SIGHUP);
+  until_logged("policy_loaded", so_far);
+  broker.kill();
+  broker.restart();
+  admin = new_client("root", net::Role::admin);
+  admin->hello();
+  EXPECT_EQ(value(shown(), "class.inference.queued_max"), "1 # " + file + ":3:1");
+}
+
+TEST_F(BrokerPolicy, of_every_shipped_profile_serves) {
+  for (const char* name : {"one-gpu", "two-gpu", "cpu"}) {
+    Broker other(dir, name);
+    other.start({"--memory-store", "--config", std::string(GPUQ_PROFILES) + "/" + name + ".toml"});
+    EXPECT_THAT(other.log(), HasSubstr(std::string(name) + ".toml"));
+    other.kill();
+  }
+}
+
+}  // namespace
+}  // namespace gq::test
