@@ -280,7 +280,7 @@ std::int64_t DevicePacking::unmet(std::int64_t free) const {
   return it == unmet_above_.end() ? 0 : it->second;
 }
 
-const std::vector<Preference>& DevicePacking::preferences(Index key, std::int64_t need, std::int64_t whole_device) {
+const std::vector<Preference>& DevicePacking::preferences(std::int64_t need, std::int64_t whole_device) {
   if (epoch_ != mix_.epoch()) {
     epoch_ = mix_.epoch();
     unmet_above_.assign(mix_.asks().begin(), mix_.asks().end());
@@ -288,8 +288,7 @@ const std::vector<Preference>& DevicePacking::preferences(Index key, std::int64_
     for (auto it = unmet_above_.rbegin(); it != unmet_above_.rend(); ++it) it->second = above += it->second;
     weight_ = static_cast<std::uint64_t>(above);
   }
-  if (kept_.size() <= key) kept_.resize(key + 1);
-  Kept& kept = kept_[key];
+  Kept& kept = kept_[static_cast<std::uint64_t>(need) % kept_.size()];
   if (kept.need != need || kept.whole_device != whole_device || kept.epoch != epoch_) {
     kept.need = need;
     kept.whole_device = whole_device;

@@ -151,8 +151,8 @@ class DevicePacking {
  public:
   void count(std::int64_t ask) { mix_.count(ask); }
   /// Every amount of free memory from `need` on, the best first. Worth walking only until `step` falls below that of a device found
-  /// already. Kept for each `key` (a shape) until the mix changes; the reference is good until the next call.
-  const std::vector<Preference>& preferences(Index key, std::int64_t need, std::int64_t whole_device);
+  /// already. Kept until the mix changes; the reference is good until the next call.
+  const std::vector<Preference>& preferences(std::int64_t need, std::int64_t whole_device);
   /// What a device with so much free is rated, within this preference.
   [[nodiscard]] std::uint32_t step_at(const Preference& p, std::int64_t free, std::int64_t whole_device) const {
     return p.slope == 0 ? p.step : packing_step(p.drop - (free - p.from) * p.slope, weight_, whole_device);
@@ -170,7 +170,7 @@ class DevicePacking {
   std::uint32_t epoch_{UINT32_MAX};                                ///< of the mix that the next two are made of
   std::uint64_t weight_{};
   std::vector<std::pair<std::int64_t, std::int64_t>> unmet_above_;  ///< ask, weight of all that ask for it or more
-  std::vector<Kept> kept_;
+  std::vector<Kept> kept_ = std::vector<Kept>(251);                 ///< by need, each new one in the place of an older one
 };
 
 }  // namespace gq::core

@@ -129,6 +129,8 @@ Index Core::State::remember(const JobFixed& f) {
   job.owner = texts.intern(f.owner);
   job.shape = shape_for(f.needs, false);
   shapes[job.shape].refs++;
+  if (const Shape& s = shapes[job.shape]; on_device(s) && !kKinds[s.needs.kind].uses_model)  // of model jobs only those count that load one
+    for (std::uint16_t i = 0; i < s.needs.devices; ++i) packing.count(budget_base(s).value);
   if (f.not_before.ms != 0 || f.deadline.ms != 0 || !f.unique.empty() || !f.after.empty() || !f.blobs.empty() ||
       !f.retry_of.empty() || !f.label.empty()) {
     Extra& x = extra_of(job);

@@ -122,7 +122,7 @@ DevicePacking history(const Asks& asks) {
 /// As the scheduler walks them: over the free amounts in order, preference by preference.
 Rated walked(DevicePacking& packing, std::int64_t need, const std::multiset<std::int64_t>& free, std::int64_t whole) {
   Rated best;
-  for (const Preference& p : packing.preferences(3, need, whole)) {
+  for (const Preference& p : packing.preferences(need, whole)) {
     if (best.free >= 0 && p.step < best.step) break;
     const auto it = free.lower_bound(p.from);
     if (it == free.end() || *it >= p.to) continue;
@@ -172,13 +172,14 @@ TEST(PackingProperty, a_walk_over_the_preferences_finds_the_best_device_of_all) 
 
 TEST(PackingProperty, preferences_follow_the_history_and_the_need) {
   DevicePacking packing;
-  const auto of = [&](std::int64_t need) { return packing.preferences(0, need, 1000); };
+  const auto of = [&](std::int64_t need) { return packing.preferences(need, 1000); };
   EXPECT_EQ(of(200), (std::vector<Preference>{{50, 200, INT64_MAX, 0, 0}}));  // no history: best fit
   for (int i = 0; i < 8; ++i) packing.count(600);
   const auto some = of(200);
   ASSERT_FALSE(some.empty());
   EXPECT_EQ(some.front().from, 200) << "whatever is too small for the usual job is used up first";
   EXPECT_NE(of(300), some);
+  EXPECT_NE(of(200 + 251), some);   // stands where 200 stood
   EXPECT_EQ(of(200), some);
   for (int i = 0; i < 16 + 32; ++i) packing.count(100);
   EXPECT_NE(of(200), some);
