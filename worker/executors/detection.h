@@ -9,6 +9,8 @@
 
 namespace gq::exec {
 
+inline constexpr int kNetMultiple = 16;     ///< input sizes of our own net are multiples of this
+
 struct Box {
   float x1{}, y1{}, x2{}, y2{};
   float score{};

@@ -18,7 +18,6 @@
 namespace gq::exec {
 
 inline constexpr int kNetStride = 8;        ///< of the output
-inline constexpr int kNetMultiple = 16;     ///< input sizes are multiples of this
 inline constexpr float kPriorPixels = 32.0F;
 
 struct ConvBlockImpl : torch::nn::Module {

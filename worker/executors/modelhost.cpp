@@ -6,7 +6,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
-#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -17,6 +16,7 @@
 #include "worker/executors/batcher.h"
 #include "worker/executors/json.h"
 #include "worker/executors/model.h"
+#include "worker/executors/modelhost_work.h"
 #include "worker/executors/process.h"
 #include "worker/executors/tensor_part.h"
 
@@ -25,58 +25,6 @@ namespace {
 
 using child::Frame;
 using child::Type;
-using Clock = std::chrono::steady_clock;
-
-double ms_between(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double, std::milli>(b - a).count(); }
-
-/// A closable queue for threads that take one thing at a time.
-template <class T>
-class Queue {
- public:
-  void push(T item) {
-    {
-      const std::lock_guard lock(mutex_);
-      items_.push_back(std::move(item));
-    }
-    changed_.notify_one();
-  }
-  bool take(T& out) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return closed_ || !items_.empty(); });
-    if (items_.empty()) return false;
-    out = std::move(items_.front());
-    items_.pop_front();
-    return true;
-  }
-  void close() {
-    {
-      const std::lock_guard lock(mutex_);
-      closed_ = true;
-    }
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<T> items_;
-  bool closed_{};
-};
-
-/// One job between the frame that brought it and the frame that answers it.
-struct Work {
-  std::uint64_t id{};
-  std::shared_ptr<Model> model;
-  Frame frame;
-  DetectParams params;
-  Prepared image;
-  std::vector<NamedTensor> tensors;   ///< kind infer
-  bool infers{};
-  Clock::time_point ready{};
-  double decode_ms{};
-};
-using WorkPtr = std::shared_ptr<Work>;
-
 class ModelHost {
  public:
   explicit ModelHost(int fd) : channel_(fd) {}
@@ -270,7 +218,7 @@ class ModelHost {
     const auto began = Clock::now();
     if (is_cancelled(work->id)) return finish_failed(*work, {"CANCELLED", "cancelled while it waited", {}});
     try {
-      const auto ready = work->infers ? read_tensors(*work) : read_image(*work);
+      const auto ready = read_inputs(*work);
       if (!ready) return finish_failed(*work, ready.failure());
     } catch (const std::exception& e) {                 // bad_alloc on an absurd input: this job's trouble only
       return finish_failed(*work, {"OOM", std::string("reading the input failed: ") + e.what(), {}});
@@ -283,48 +231,6 @@ class ModelHost {
     const auto priority = static_cast<int>(work->frame.number("priority", 5));
     const std::int64_t deadline_ms = work->frame.number("deadline_ms", INT64_MAX);
     batcher_.push({.id = id, .key = std::move(key), .priority = priority, .deadline_ms = deadline_ms, .work = std::move(work)});
-  }
-
-  /// The job's inputs: bytes that came inline, or the file that holds them.
-  static Expected<std::map<std::string, std::string>> read_parts(const Frame& frame) {
-    std::map<std::string, std::string> out = frame.with_prefix("part.");
-    for (const auto& [name, path] : frame.with_prefix("file.")) {
-      std::string bytes, why;
-      if (!image::read_file(path, bytes, why)) return bad_input("part '" + name + "' cannot be read: " + why);
-      out[name] = std::move(bytes);
-    }
-    return out;
-  }
-
-  static Expected<Done> read_image(Work& work) {
-    auto params = parse_detect_params(work.frame.with_prefix("param."));
-    if (!params) return params.failure();
-    work.params = *params;
-    auto parts = read_parts(work.frame);
-    if (!parts) return parts.failure();
-    if (parts->size() != 1)
-      return bad_input("detect takes one image, this job has " + std::to_string(parts->size()) + " parts", "submit one job per image: gpuq submit detect --model M IMAGE…");
-    const auto& [name, bytes] = *parts->begin();
-    image::Image picture;
-    std::string why;
-    if (!image::decode(bytes, picture, why)) return bad_image(name + ": " + why, "JPEG or PNG, whole, at most 64 Mpixel");
-    auto prepared = work.model->prepare(std::move(picture), work.params.imgsz);
-    if (!prepared) return prepared.failure();
-    work.image = std::move(*prepared);
-    return Done{};
-  }
-
-  static Expected<Done> read_tensors(Work& work) {
-    if (const auto params = work.frame.with_prefix("param."); !params.empty()) return bad_input("infer knows no parameter '" + params.begin()->first + "'");
-    auto parts = read_parts(work.frame);
-    if (!parts) return parts.failure();
-    if (parts->empty()) return bad_input("infer needs at least one tensor part", "media type " + std::string(kTensorMedia));
-    for (const auto& [name, bytes] : *parts) {
-      auto tensor = decode_tensor_part(name, bytes);
-      if (!tensor) return tensor.failure();
-      work.tensors.push_back(std::move(*tensor));
-    }
-    return Done{};
   }
 
   // ---- the device
