@@ -106,6 +106,9 @@ class Core {
   [[nodiscard]] bool current(const Grant& grant) const;
   /// Every invariant, in full: one state set per job, ledgers = sum of holders, credits conserved. Aborts through check().
   void check_invariants() const;
+  /// Device jobs at the head of their shape that could start if lower classes left, with nothing set in motion for them; or whose
+  /// plan should be over. All devices are looked at: for tests and the simulator. Nobody may stay here for longer than a second.
+  [[nodiscard]] std::vector<JobId> overdue(const Moment& now) const;
   /// Bytes of heap this core holds, by its own count.
   [[nodiscard]] std::uint64_t memory_bytes() const;
 
@@ -115,6 +118,8 @@ class Core {
   struct HardConstraint;
   struct Without;
   struct Detail;
+  struct Explainer;
+  struct Rehearsal;
   struct Constraints;
   static const std::array<HardConstraint, 19> kHardConstraints;
   std::unique_ptr<State> state_;

@@ -233,6 +233,7 @@ struct Core::State {
   [[nodiscard]] std::optional<Error> refuse_form(const JobFixed& f) const;
   [[nodiscard]] std::optional<Error> refuse_state(const JobFixed& f) const;
   [[nodiscard]] std::optional<Error> refuse_class_full(JobClass c) const;
+  [[nodiscard]] std::optional<Error> refuse_never(const JobFixed& f) const;   ///< explain.cpp
   Index create(JobFixed& f, Token body, JobId body_of);
   Index remember(const JobFixed& f);
   void on_retry(RetryReceived& e);

@@ -101,6 +101,7 @@ void answer(Channel& link, const Frame& run) {
 }  // namespace
 
 int main(int, char** argv) {
+  std::signal(SIGSEGV, SIG_DFL);   // a crash is a crash, under a sanitizer too
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   const bool trainer = std::string_view(argv[0]).find("trainer") != std::string_view::npos;
   Channel link(3);

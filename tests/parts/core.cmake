@@ -7,7 +7,7 @@ if(TARGET gpuq_core)
   find_path(GPUQ_RAPIDCHECK_INCLUDE rapidcheck.h)
   find_library(GPUQ_RAPIDCHECK_LIBRARY rapidcheck)
   if(GPUQ_RAPIDCHECK_INCLUDE AND GPUQ_RAPIDCHECK_LIBRARY)
-    gpuq_test(core_property LAYER property LINK gpuq_core ${GPUQ_RAPIDCHECK_LIBRARY} SOURCES ${dir}/property/core_random.cpp ${CMAKE_CURRENT_SOURCE_DIR}/property/core_flat_map.cpp TIMEOUT 300)
+    gpuq_test(core_property LAYER property LINK gpuq_core ${GPUQ_RAPIDCHECK_LIBRARY} SOURCES ${dir}/property/core_random.cpp ${CMAKE_CURRENT_SOURCE_DIR}/property/core_flat_map.cpp ${dir}/property/core_explain.cpp TIMEOUT 300)
   endif()
   gpuq_program(core_bench SOURCES ${dir}/bench/core_bench.cpp LINK gpuq_core)   # by hand; measure with the release preset
 endif()
