@@ -22,11 +22,10 @@ using Json = nlohmann::ordered_json;
 constexpr std::size_t kRowsShown = 12;         // of a table for people; -o wide shows all that came
 constexpr int kNo = 1;                         // exit code of a negative answer
 
-/// As `gpuq drain` takes it, so that it can be copied from here.
+/// As policy files and `gpuq drain` take it, so that it can be copied from here.
 std::string place_name(const gpuq::PlaceVerdict& p) {
-  std::string text = p.worker.empty() ? p.host : p.worker;
-  text += p.device.empty() ? " (slots)" : "/" + std::to_string(p.index);
-  return p.warm ? text + " warm" : text;
+  if (p.device.empty()) return p.worker + " (slots)";
+  return (p.host.empty() ? p.worker : p.host) + "/" + std::to_string(p.index) + (p.warm ? " warm" : "");
 }
 
 std::string times(std::uint64_t count, const char* one, const char* many) { return std::to_string(count) + " " + (count == 1 ? one : many); }
@@ -34,7 +33,7 @@ std::string times(std::uint64_t count, const char* one, const char* many) { retu
 void print_places(Cli& cli, const gpuq::Explanation& e, const FreeByDevice& free_mib, std::int64_t now_ms) {
   const bool wide = cli.format() == Format::wide;
   std::vector<std::string> header{"DEVICE", "FREE", "FIRST NO", "SHORT BY", "UNTIL", "WHY"};
-  if (wide) header.insert(header.end(), {"UUID", "HOST"});
+  if (wide) header.insert(header.end(), {"UUID", "WORKER"});
   Table table(header);
   const std::size_t shown = wide ? e.places.size() : std::min(e.places.size(), kRowsShown);
   for (std::size_t i = 0; i < shown; ++i) {
@@ -42,7 +41,7 @@ void print_places(Cli& cli, const gpuq::Explanation& e, const FreeByDevice& free
     const auto free = free_mib.find(p.device);
     std::vector<std::string> row{place_name(p), free == free_mib.end() ? "-" : mib(free->second), p.constraint.empty() ? "none: yes" : p.constraint,
                                  p.lacking_mib > 0 ? mib(p.lacking_mib) : "-", p.until_ms == 0 ? "-" : when(p.until_ms, now_ms), p.sentence};
-    if (wide) row.insert(row.end(), {p.device.empty() ? "-" : p.device, p.host});
+    if (wide) row.insert(row.end(), {p.device.empty() ? "-" : p.device, p.worker});
     table.row(std::move(row));
   }
   cli.io.out << '\n';
@@ -132,13 +131,13 @@ std::string command_of(const gpuq::Remedy& remedy, const std::string& job) {
 void print_explanation(Cli& cli, const gpuq::Explanation& e, const FreeByDevice& free_mib, std::int64_t now_ms) {
   std::ostream& out = cli.io.out;
   const auto painted = [&](const char* colour, const std::string& text) { return cli.colour() ? std::string(colour) + text + "\x1b[0m" : text; };
-  if (e.never) out << painted("\x1b[31m", "NO_FIT") << "  ";
-  else if (e.would_start) out << painted("\x1b[32m", "starts now") << "  ";
+  if (e.never && !e.summary.starts_with("NO_FIT")) out << painted("\x1b[31m", "NO_FIT") << "  ";
   if (!e.job.empty()) out << e.job << "  " << e.state << (e.ahead > 0 && e.state == "ready" ? ", " + ahead_text(e.ahead) : "") << "  ";
-  out << e.summary << '\n';
+  out << (e.would_start ? painted("\x1b[32m", e.summary) : e.never ? painted("\x1b[31m", e.summary) : e.summary) << '\n';
   if (!e.places.empty()) print_places(cli, e, free_mib, now_ms);
   std::size_t number = 0;
   for (const gpuq::Remedy& remedy : e.remedies) {
+    if (remedy.kind == "none_needed" && e.job.empty()) continue;   // the summary has said so
     if (number == 0) out << "\nwhat would make it run\n";
     out << "  " << ++number << ". " << remedy.text;
     if (const std::string command = command_of(remedy, e.job); !command.empty()) out << "\n     " << command;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <thread>
@@ -87,9 +88,11 @@ struct Up {
     const fs::path shipped = fs::path(own_folder()).parent_path() / "share/gpuq/profiles";
     std::error_code error;
     if (const fs::path file = shipped / (a.profile + ".toml"); fs::is_regular_file(file, error)) return file.string();
-    std::string names;
+    std::set<std::string> found;
     for (const auto& entry : fs::directory_iterator(shipped, error))
-      if (entry.path().extension() == ".toml") names += (names.empty() ? "" : ", ") + entry.path().stem().string();
+      if (entry.path().extension() == ".toml") found.insert(entry.path().stem().string());
+    std::string names;
+    for (const std::string& name : found) names += (names.empty() ? "" : ", ") + name;
     give_up("NOT_FOUND", "there is no profile '" + a.profile + "' in " + shipped.string(), names.empty() ? "gpuq up --config FILE" : "one of: " + names + "; or a file of your own: gpuq up --config FILE");
   }
 

@@ -14,7 +14,9 @@ class Orders(UpStory):
     policy = GOOD
 
     def tearDown(self):
-        """Whatever a test left behind is gone before the next."""
+        """Whatever a test left behind is gone before the next, also when it failed."""
+        for words in (["undrain", "local-worker"], ["undrain", "local-worker/0"], ["queue", "resume", "synthesis"]):
+            self.gpuq(*words)
         for job in self.lines(self.gpuq("list", "--active", "-o", "jsonl")):
             self.gpuq("cancel", job["id"])
         until(lambda: self.gpuq("list", "--active", "-o", "jsonl").stdout == "", "nothing is left")

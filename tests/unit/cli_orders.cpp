@@ -53,8 +53,8 @@ TEST(Explained, at_a_glance_one_line_one_table_and_numbered_ways_out_with_their_
             "01M7Y6FQQVPBY8903R6KHSBSG0  ready, 3 ahead  needs 12.0 GiB, at most 7.4 GiB is free: 4.6 GiB short\n"
             "\n"
             "DEVICE      FREE      FIRST NO         SHORT BY  UNTIL                            WHY\n"
-            "w1/0        7577 MiB  fits_the_ledger  4710 MiB  12:03:00Z (in 3m00s)             needs 12.0 GiB, 7.4 GiB is free\n"
-            "w1/1        23.4 GiB  in_its_window    -         2026-11-22 14:00:00Z (in 1d02h)  training opens at 22:00 Asia/Seoul\n"
+            "box/0       7577 MiB  fits_the_ledger  4710 MiB  12:03:00Z (in 3m00s)             needs 12.0 GiB, 7.4 GiB is free\n"
+            "box/1       23.4 GiB  in_its_window    -         2026-11-22 14:00:00Z (in 1d02h)  training opens at 22:00 Asia/Seoul\n"
             "w2 (slots)  -         runs_this_kind   -         -                                train.detector is not among its kinds\n"
             "of 122 places: 120 fits_the_ledger, 1 in_its_window, 1 runs_this_kind\n"
             "\n"
@@ -69,9 +69,9 @@ TEST(Explained, at_a_glance_one_line_one_table_and_numbered_ways_out_with_their_
 TEST(Explained, a_plan_that_would_start_and_a_job_that_never_fits_say_so_first) {
   Paper starts, never;
   gpuq::Explanation e;
-  e.would_start = true, e.summary = "on w1/0";
+  e.would_start = true, e.summary = "it would start at once on box/0", e.remedies = {{"none_needed", "nothing: it starts at its turn", 0, 0, {}}};
   print_explanation(starts.cli, e, {}, kNoon);
-  EXPECT_EQ(starts.out.str(), "starts now  on w1/0\n");
+  EXPECT_EQ(starts.out.str(), "it would start at once on box/0\n");
   e = {};
   e.never = true, e.job = kJob, e.state = "ready", e.summary = "needs 96.0 GiB, the largest device has 24.0 GiB";
   print_explanation(never.cli, e, {}, kNoon);
@@ -93,7 +93,7 @@ TEST(Explained, a_table_for_people_is_short_and_the_wide_one_is_whole) {
   Paper table, wide("wide");
   print_explanation(table.cli, e, {}, kNoon);
   print_explanation(wide.cli, e, {}, kNoon);
-  const auto rows = [](const std::string& text) { std::size_t n = 0; for (std::size_t at = 0; (at = text.find("w1/0  ", at)) != std::string::npos; ++at) ++n; return n; };
+  const auto rows = [](const std::string& text) { std::size_t n = 0; for (std::size_t at = 0; (at = text.find("box/0  ", at)) != std::string::npos; ++at) ++n; return n; };
   EXPECT_EQ(rows(table.out.str()), 12U);
   EXPECT_NE(table.out.str().find("(-o wide shows 40)"), std::string::npos);
   EXPECT_EQ(rows(wide.out.str()), 40U);
@@ -170,6 +170,13 @@ TEST(Ordered, wrong_words_are_told_without_asking_a_broker) {
   const Ran ran = typed({"plan", "--config", "/nowhere/gpuq.toml"});
   EXPECT_EQ(ran.code, 3);
   EXPECT_EQ(ran.err.find("UNREACHABLE"), std::string::npos) << "the file is looked at first";
+}
+
+TEST(Ordered, a_profile_that_is_not_shipped_is_said_with_those_that_are) {
+  const Ran ran = typed({"up", "--profile", "nine-gpu"});
+  EXPECT_EQ(ran.code, 3);
+  EXPECT_NE(ran.err.find("error[NOT_FOUND]: there is no profile 'nine-gpu'"), std::string::npos) << ran.err;
+  EXPECT_EQ(typed({"up", "--profile", "cpu", "--config", "gpuq.toml"}).code, 2);
 }
 
 TEST(Ordered, every_verb_reaches_for_the_broker_and_has_a_help_text_with_an_example) {
