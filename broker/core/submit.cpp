@@ -36,6 +36,8 @@ SubmitOutcome Core::State::submit_one(SubmitItem& item, const std::string& owner
   }
   if (auto error = refuse_form(f)) return refused(std::move(*error));
   if (auto error = refuse_state(f)) return refused(std::move(*error));
+  if (item.strict)
+    if (auto error = refuse_never(f)) return refused(std::move(*error));
   const JobId id = f.id;
   (void)create(f, item.body, {});
   return {id, true, false, {}};

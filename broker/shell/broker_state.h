@@ -117,6 +117,9 @@ struct Broker::State {
   void on_command(Peer& peer, std::uint64_t request, wire::Command&& command);
   void on_update_job(Peer& peer, std::uint64_t request, wire::UpdateJob&& update);
   void on_config(Peer& peer, std::uint64_t request, const wire::ConfigQuery& query);
+  void on_explain(Peer& peer, std::uint64_t request, const wire::ExplainQuery& query);
+  void on_plan_submit(Peer& peer, std::uint64_t request, wire::PlanSubmit&& plan);
+  void on_plan_policy(Peer& peer, std::uint64_t request, const wire::PlanPolicy& plan);
   bool refused_while_down(Peer& peer, std::uint64_t request);
   bool needs_admin(Peer& peer, std::uint64_t request, std::string_view what);
   void log_ended(JobId job);

@@ -33,6 +33,33 @@ void Broker::State::on_update_job(Peer& peer, std::uint64_t request, wire::Updat
   step(std::move(*event));
 }
 
+// ---- questions about what would be: nothing is changed by asking
+
+void Broker::State::on_explain(Peer& peer, std::uint64_t request, const wire::ExplainQuery& query) {
+  const auto explanation = core->explain(query.job, now());
+  if (!explanation) return refuse(peer, request, {Errc::not_found, "there is no job " + to_string(query.job), "gpuq list shows the jobs that are remembered"});
+  reply(peer, request, wire::ExplainReply{to_wire(*explanation)});
+}
+
+void Broker::State::on_plan_submit(Peer& peer, std::uint64_t request, wire::PlanSubmit&& plan) {
+  if (plan.item.id.empty()) plan.item.id = {1, 1};   // not looked at
+  auto item = to_core(std::move(plan.item), {}, pool);
+  if (!item) return refuse(peer, request, item.error());
+  item->fixed.owner = peer.name;
+  const auto explanation = core->plan(item->fixed, now());
+  if (!explanation) return refuse(peer, request, explanation.error());
+  reply(peer, request, wire::ExplainReply{to_wire(*explanation)});
+}
+
+void Broker::State::on_plan_policy(Peer& peer, std::uint64_t request, const wire::PlanPolicy& plan) {
+  const auto loaded = config.policy->try_text(plan.text, plan.name.empty() ? "the policy" : plan.name.substr(0, 256));
+  if (!loaded) {
+    const Error& why = loaded.error();
+    return say(peer, wire::PlanPolicyReply{.ok = false, .code = std::string(to_string(why.code)), .what = why.what, .next = why.next, .warnings = {}, .stranded = {}, .would_start = {}, .would_wait = {}}, request);
+  }
+  reply(peer, request, to_wire(core->plan(loaded->policy, now()), loaded->warnings));
+}
+
 /// Not a job's state: answered while the store is away, too. A file that is not taken is the answer's error; nothing has changed then.
 void Broker::State::on_config(Peer& peer, std::uint64_t request, const wire::ConfigQuery& query) {
   if (query.reload) {

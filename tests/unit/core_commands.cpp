@@ -548,7 +548,30 @@ TEST_F(Commands, a_value_that_a_submit_would_refuse_is_refused_in_the_same_words
   EXPECT_EQ(answer().error.code, Errc::not_found);
 }
 
-// ---- caps at the door
+// ---- at the door
+
+TEST_F(Commands, a_strict_submit_is_refused_when_nothing_known_could_ever_hold_it_and_any_other_waits) {
+  const auto strict = [](SubmitItem i) {
+    i.strict = true;
+    return i;
+  };
+  submit({strict(training(1, {90'000}))});   // no worker has been here: nobody can say
+  EXPECT_EQ(state(job_id(1)), JobState::ready);
+  worker("anna", {.devices = {gpu("GPU-1", {8000})}});
+  const auto busy = submitted(training(2, {8000}));
+  EXPECT_EQ(state(busy), JobState::running);
+  forget_effects();
+  submit({strict(training(3, {9000})), strict(training(4, {8000})), training(5, {9000})});
+  const auto items = std::get<SubmitAnswer>(std::get<Send>(effects().back()).message).items;
+  ASSERT_EQ(items.size(), 3U);
+  EXPECT_EQ(items[0].error.code, Errc::no_fit);
+  EXPECT_TRUE(items[0].error.what.starts_with("no worker that is known could ever run it")) << items[0].error.what;
+  EXPECT_NE(items[0].error.next, "");
+  EXPECT_EQ(items[1], ok(job_id(4)));
+  EXPECT_EQ(items[2], ok(job_id(5)));
+}
+
+// ---- caps
 
 class ClassFull : public Commands {
  protected:
