@@ -56,7 +56,10 @@ class Pool {
 
 class Strings {
  public:
-  Strings() { (void)intern(""); }
+  Strings() {
+    by_text_.reserve(std::size_t{1} << 16U);  // a large fleet's names: not to be moved in the middle of some step
+    (void)intern("");
+  }
   Index intern(std::string_view text) {
     if (const auto it = by_text_.find(text); it != by_text_.end()) return it->second;
     const auto i = static_cast<Index>(texts_.size());
@@ -75,7 +78,7 @@ class Strings {
  private:
   std::deque<std::string> texts_;
   std::unordered_map<std::string_view, Index> by_text_;
-  std::uint64_t bytes_{};
+  std::uint64_t bytes_{(std::uint64_t{1} << 16U) * sizeof(void*)};
 };
 
 /// A set of small numbers to take turns in. The member says itself where it stands (`at`), so joining and leaving are O(1).

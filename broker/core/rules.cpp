@@ -31,6 +31,8 @@ int narrowness(DeviceSelector::Kind kind) {
 }  // namespace
 
 Core::State::State(CoreConfig c) : config(std::move(c)) {
+  worker_of.reserve(config.limits.workers_max);  // so that no step has to move them all
+  device_of.reserve(config.limits.workers_max);
   look_at_selectors();
   resolve_classes();
   rules_until_ms = INT64_MIN;  // the time is not known yet: the first step looks again

@@ -8,7 +8,7 @@ README.md in this folder says how each number is made.
 import argparse, json, os, platform, subprocess, sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-OTHERS = {"queue": ["celery_bench.py", "rq_bench.py", "beanstalkd_bench.py"]}
+OTHERS = {"queue": ["celery_bench.py", "rq_bench.py", "beanstalkd_bench.py"], "scheduler": []}
 
 
 def machine():
@@ -44,9 +44,13 @@ def main():
     parser.add_argument("--seconds", type=float, default=8, help="of each measured phase")
     args = parser.parse_args()
 
-    rows, rc = rows_of([os.path.join(args.bin, "bin", "gpuq-bench"), args.name, "--seconds", str(args.seconds)])
+    if args.name == "scheduler":
+        command = [os.path.join(args.bin, "bin", "gpuq-scheduler-bench")]
+    else:
+        command = [os.path.join(args.bin, "bin", "gpuq-bench"), args.name, "--seconds", str(args.seconds)]
+    rows, rc = rows_of(command)
     if rc != 0:
-        sys.exit(f"gpuq-bench ended with {rc}")
+        sys.exit(f"{os.path.basename(command[0])} ended with {rc}")
     for script in [] if args.only_gpuq else OTHERS[args.name]:
         more, rc = rows_of([sys.executable, os.path.join(HERE, script), "--seconds", str(args.seconds)])
         rows += more
