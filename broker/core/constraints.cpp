@@ -48,6 +48,11 @@ struct Core::Constraints {
         }
       if (n != 0) mask |= static_cast<std::uint8_t>(1U << c);
     }
+    if (const Index plan = p.device->plan; plan != kNone) {  // for whom room is kept counts as being there: else those who left would be back
+      const Index owner = p.state.plans[plan].shape;
+      const auto c = static_cast<std::size_t>(p.state.shapes[owner].needs.job_class);
+      if (owner != p.shape_index && p.state.classes[c].rank < class_now(p).rank) mask |= static_cast<std::uint8_t>(1U << c);
+    }
     return mask;
   }
   static std::uint64_t backoff_of(const Place& p) {

@@ -239,7 +239,8 @@ struct Core::Explainer {
     std::string text = jobs.empty() && models.empty() ? "nothing: what is leaving " + where + " is enough" : "the scheduler makes room on " + where + ":";
     if (!models.empty()) text += " idle model " + short_of(models) + " is evicted";
     if (!jobs.empty()) text += std::string(models.empty() ? " " : ", ") + jobs_text(jobs) + (jobs.size() == 1 ? " is" : " are") + " preempted";
-    add(jobs.empty() && models.empty() ? Remedy::Kind::wait_for_jobs : Remedy::Kind::victims, std::move(text), {}, std::move(jobs));
+    const auto kind = jobs.empty() && models.empty() ? Remedy::Kind::wait_for_jobs : Remedy::Kind::victims;   // said before jobs is moved
+    add(kind, std::move(text), {}, std::move(jobs));
   }
 
   /// Where waiting is shortest, if nobody is stopped.
@@ -254,7 +255,7 @@ struct Core::Explainer {
     std::sort(jobs.begin(), jobs.end());
     jobs.erase(std::unique(jobs.begin(), jobs.end()), jobs.end());
     if (jobs.empty()) return;
-    const bool known = at != Instant{} && at < Instant::max() && at - s.lease_now() < std::chrono::hours{24 * 365};
+    const bool known = at > s.lease_now() && at < Instant::max() && at - s.lease_now() < std::chrono::hours{24 * 365};
     WallTime when;
     if (known) when = s.now.wall + std::chrono::duration_cast<std::chrono::milliseconds>(std::max(Duration{0}, at - s.lease_now()));
     add(Remedy::Kind::wait_for_jobs,

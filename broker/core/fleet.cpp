@@ -54,7 +54,10 @@ void Core::State::open_lane(Index worker, const LaneDeclared& declared) {
   workers[worker].lanes.push_back(index);
   if (lane.device != kNone) devices[lane.device].lanes.push_back(index);
   shelve(index);
-  if (lane.kind == LaneKind::warm) model_opened(index);
+  if (lane.kind != LaneKind::warm) return;
+  model_opened(index);
+  refresh_lane(index, false);
+  wake_version(lane.version);  // who waited for the load may be one whom this lane does not serve
 }
 
 void Core::State::close_lane(Index index) {

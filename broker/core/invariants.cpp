@@ -144,7 +144,14 @@ void Core::State::check_all() const {
     standing[on_device(shape)]++;
     if (shape.needs.devices > 1) continue;
     for (Index lane = 0; lane < lanes.extent(); ++lane)
-      if (lanes[lane].worker != kNone) check(first_refusal(i, lane) != kHardConstraints.size(), "a parked shape fits somewhere");
+      if (lanes[lane].worker != kNone && first_refusal(i, lane) == kHardConstraints.size()) {
+        const Needs& n = shape.needs;
+        const std::string what = "a parked shape fits somewhere: " + std::string(kKinds[n.kind].name) + " of class " + std::string(to_string(n.job_class)) + ", " +
+                                 std::to_string(n.budget_min.value) + ".." + std::to_string(n.budget_max.value) + " MiB, model '" + n.model + "', " + std::to_string(shape.ready) +
+                                 " ready, on lane kind " + std::to_string(static_cast<int>(lanes[lane].kind)) + " of worker " + std::to_string(lanes[lane].worker) +
+                                 (lanes[lane].device == kNone ? "" : ", device " + std::to_string(lanes[lane].device) + " with " + std::to_string(devices[lanes[lane].device].free()) + " MiB free");
+        check(false, what.c_str());
+      }
   }
   check(!stepped || (parked[0].size() == standing[0] && parked[1].size() == standing[1] && fresh[0].empty() && fresh[1].empty()), "a set of shapes is wrong");
 

@@ -474,6 +474,8 @@ struct Core::State {
   bool adopt(Index worker, Index slot);
   [[nodiscard]] std::vector<Index> devices_of(Index slot);
   Index hold_again(Index worker, Index slot);
+  [[nodiscard]] Index version_of_grant(Index slot);
+  [[nodiscard]] Mib load_of(Index worker, Index device, Index version, const Job& job) const;
   void recharge(Index hold);
   [[nodiscard]] bool is_durable(const Job& job) const;
   void repeat_intents(Index worker, BeatAnswer& answer) const;

@@ -173,9 +173,10 @@ void Core::State::reconcile(Index index, const std::vector<Grant>& running, std:
 /// memory has been promised to others meanwhile.
 bool Core::State::adopt(Index worker, Index slot) {
   const Job& job = jobs[slot];
-  if (!kKinds[needs_of(job).kind].uses_model)
-    for (const Index device : devices_of(slot))
-      if (devices[device].free() < job.granted_mib) return false;
+  const bool is_model = kKinds[needs_of(job).kind].uses_model;
+  const Index version = is_model ? version_of_grant(slot) : kNone;
+  for (const Index device : devices_of(slot))
+    if (devices[device].free() < (is_model ? load_of(worker, device, version, job).value : job.granted_mib)) return false;
   const Index h = hold_again(worker, slot);
   jobs[slot].worker = workers[worker].name;
   recharge(h);
@@ -183,6 +184,20 @@ bool Core::State::adopt(Index worker, Index slot) {
   mark_started(h);
   leave_for_window(slot);
   return true;
+}
+
+Index Core::State::version_of_grant(Index slot) {
+  const std::string& model = needs_of(jobs[slot]).model;
+  return version_for(model.substr(0, model.find('@')) + "@" + texts[jobs[slot].model_version]);
+}
+
+/// What this attempt's model takes there; 0 = it is charged already.
+Mib Core::State::load_of(Index worker, Index device, Index version, const Job& job) const {
+  const auto& charges = devices[device].charges;
+  const bool there = std::any_of(charges.begin(), charges.end(), [&](const Charge& c) {
+    return c.kind == Charge::Kind::model && c.version == version && c.worker == worker;
+  });
+  return there ? Mib{} : job.granted_mib > 0 ? Mib{job.granted_mib} : model_size(version, device);
 }
 
 Index Core::State::hold_again(Index worker, Index slot) {
@@ -201,10 +216,7 @@ Index Core::State::hold_again(Index worker, Index slot) {
   hold.granted = {job.granted_mib};
   hold.is_model = kKinds[shape.needs.kind].uses_model;
   hold.is_suspect = shape.suspect;
-  if (hold.is_model) {
-    const std::string& model = shape.needs.model;
-    hold.version = version_for(model.substr(0, model.find('@')) + "@" + texts[job.model_version]);
-  }
+  if (hold.is_model) hold.version = version_of_grant(slot);
   job.hold = h;
   return h;
 }
@@ -224,13 +236,7 @@ void Core::State::recharge(Index h) {
   if (hold.charged) return;
   hold.devices = devices_of(hold.job);
   Mib loads;
-  if (hold.is_model && !hold.devices.empty()) {
-    const auto& charges = devices[hold.devices.front()].charges;
-    const bool there = std::any_of(charges.begin(), charges.end(), [&](const Charge& c) {
-      return c.kind == Charge::Kind::model && c.version == hold.version && c.worker == hold.worker;
-    });
-    if (!there) loads = hold.granted.value > 0 ? hold.granted : model_size(hold.version, hold.devices.front());
-  }
+  if (hold.is_model && !hold.devices.empty()) loads = load_of(hold.worker, hold.devices.front(), hold.version, jobs[hold.job]);
   charge_hold(h, loads);
 }
 
