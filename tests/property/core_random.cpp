@@ -122,8 +122,50 @@ class Chaos {
   }
   static std::string Story_version(std::uint8_t content) { return to_string(blob(content)).substr(0, 12); }
 
+  JobUpdate any_update() {
+    JobUpdate u;
+    if (pick(3) == 0) u.priority = static_cast<std::uint8_t>(pick(11));
+    if (pick(4) == 0) u.deadline = pick(3) == 0 ? WallTime{} : WallTime{now_.wall.ms + static_cast<std::int64_t>(pick(9000)) - 500};
+    if (pick(4) == 0) u.not_before = pick(3) == 0 ? WallTime{} : WallTime{now_.wall.ms + static_cast<std::int64_t>(pick(4000)) - 500};
+    if (pick(6) == 0) u.timeout = std::chrono::milliseconds(pick(5000));
+    if (pick(6) == 0) u.retries = static_cast<std::uint32_t>(pick(4));
+    if (pick(4) == 0) u.job_class = static_cast<JobClass>(pick(3));
+    if (pick(5) == 0) u.budget = std::pair{Mib{static_cast<std::int64_t>(pick(6) * 1000)}, pick(2) == 0 ? kRestOfDevice : Mib{6000}};
+    if (pick(6) == 0) u.on_preempt = static_cast<OnPreempt>(pick(4));
+    if (pick(6) == 0) u.where = pick(2) == 0 ? std::vector<std::string>{} : std::vector<std::string>{"zone=a"};
+    return u;
+  }
+  FleetCommand any_fleet_command() {
+    FleetCommand e{any_client(), ++request_, static_cast<FleetVerb>(pick(4)), "", "ann", pick(2) == 0 ? "why" : "", {}};
+    if (pick(2) == 0) e.verb = e.verb == FleetVerb::drain ? FleetVerb::undrain : e.verb == FleetVerb::pause_class ? FleetVerb::resume_class : e.verb;
+    if (e.verb == FleetVerb::pause_class || e.verb == FleetVerb::resume_class) {
+      e.target = std::array<const char*, 4>{"inference", "training", "synthesis", "express"}[pick(4)];
+      return e;
+    }
+    const std::string n = std::to_string(pick(4));
+    e.target = std::array<std::string, 4>{"w" + n, "GPU-" + n, "w" + n + "/0", "nobody"}[pick(4)];
+    if (pick(3) == 0) e.deadline = std::chrono::milliseconds(pick(60'000));
+    return e;
+  }
+  Policy any_policy() {
+    Policy p = CoreConfig{}.policy;
+    p.headroom_pct = 0;
+    p.aging = pick(3) != 0;
+    p.model_idle_min = std::chrono::milliseconds(pick(3) * 1000);
+    if (pick(3) == 0) std::swap(p.ladder[pick(3)], p.ladder[pick(3)]);
+    for (ClassPolicy& c : p.classes) {
+      c.min_run = std::chrono::milliseconds(pick(3) * 500);
+      c.grace = std::chrono::milliseconds(500 + pick(3) * 1000);
+      c.running_max = pick(5) == 0 ? static_cast<std::uint32_t>(1 + pick(4)) : 0;
+      c.queued_max = pick(8) == 0 ? static_cast<std::uint32_t>(1 + pick(10)) : 0;
+      c.preemptible = pick(5) != 0;
+    }
+    if (pick(4) == 0) p.of(JobClass::training).not_beside = {JobClass::synthesis};
+    return p;
+  }
+
   Event any_event() {
-    switch (pick(24)) {
+    switch (pick(29)) {
       case 0: case 1: case 2: case 3: {
         SubmitReceived e{any_client(), ++request_, pick(20) == 0 ? "bob" : "ann", {}};
         for (std::uint64_t i = 1 + pick(4); i > 0; --i) e.items.push_back(any_item());
@@ -176,6 +218,16 @@ class Chaos {
         if (pick(3) == 0) return pick(3) == 0 ? Event{StoreDown{}} : Event{StoreUp{}};
         return pick(4) == 0 ? Event{PayloadMissing{any_job()}} : Event{PreemptAsked{any_job(), "why not", 30s}};
       }
+      case 24: {
+        JobCommand e{any_client(), ++request_, static_cast<JobVerb>(pick(3)), "ann", pick(2) == 0 ? "because" : "", pick(3) == 0 ? Duration{5s} : Duration{}, {}};
+        for (std::uint64_t i = 1 + pick(3); i > 0; --i) e.jobs.push_back(any_job());
+        return e;
+      }
+      case 25: case 26: return UpdateReceived{any_client(), ++request_, "ann", any_job(), any_update()};
+      case 27: return any_fleet_command();
+      case 28:
+        if (pick(4) == 0) return PolicyLoaded{any_policy()};
+        return TimerFired{};
       case 22: return pick(2) == 0 ? Event{BatchCut{batch_ + 1}} : Event{TimerFired{}};
       default: return BatchCommitted{++batch_};
     }
@@ -260,6 +312,7 @@ class Chaos {
     all.limit = 500;
     ASSERT_EQ(loaded->list(all), core_->list(all));
     ASSERT_EQ(loaded->models(), core_->models());
+    ASSERT_EQ(loaded->settings(), core_->settings());
     core_ = std::move(loaded);
     credit_.clear();
     batch_ = 0;
