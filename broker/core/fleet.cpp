@@ -56,7 +56,7 @@ void Core::State::open_lane(Index worker, const LaneDeclared& declared) {
   shelve(index);
   if (lane.kind != LaneKind::warm) return;
   model_opened(index);
-  refresh_lane(index, false);
+  refresh_device(lane.device, false);
   wake_version(lane.version);  // who waited for the load may be one whom this lane does not serve
 }
 

@@ -175,8 +175,10 @@ bool Core::State::adopt(Index worker, Index slot) {
   const Job& job = jobs[slot];
   const bool is_model = kKinds[needs_of(job).kind].uses_model;
   const Index version = is_model ? version_of_grant(slot) : kNone;
-  for (const Index device : devices_of(slot))
-    if (devices[device].free() < (is_model ? load_of(worker, device, version, job).value : job.granted_mib)) return false;
+  for (const Index device : devices_of(slot)) {
+    const std::int64_t size = is_model ? load_of(worker, device, version, job).value : job.granted_mib;
+    if (size > 0 && devices[device].free() < size) return false;
+  }
   const Index h = hold_again(worker, slot);
   jobs[slot].worker = workers[worker].name;
   recharge(h);
