@@ -162,7 +162,7 @@ Result<void> Reader::one_class(JobClass c) {
   else if (const auto size = parse_mib(budget); size && size->value > 0) out.budget = *size;
   else return tl::unexpected(wrong(prefix + "budget", "'" + budget + "' is no budget", "write a size such as \"12GiB\", \"rest\" for whatever the card has, or \"kind\" for the kind's own default"));
   const std::string cloud = config_.text(prefix + "cloud");
-  if (cloud != "never" && cloud != "allowed") return tl::unexpected(wrong(prefix + "cloud", "'" + cloud + "' is neither", "\"allowed\" or \"never\""));
+  if (cloud != "never" && cloud != "allowed") return tl::unexpected(wrong(prefix + "cloud", "'" + cloud + "' is no answer", "\"allowed\" or \"never\""));
   out.cloud = cloud == "allowed";
   out.preemptible = config_.boolean(prefix + "preemptible");
   out.min_run = config_.duration(prefix + "min_run");

@@ -3,15 +3,22 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 
 namespace gq::policy {
 
 namespace {
 
-bool open_at(const core::Policy& policy, core::WindowIndex index, std::int64_t ms) {
-  const core::Window* window = policy.window(index);
-  return window == nullptr || window->open_at(ms);
-}
+// A file is written by people, but any client may ask what one would change: reading it must not cost a second.
+constexpr std::size_t kReservationsMax = 64;   // of a class
+constexpr std::size_t kWindowsMax = 64;        // different ones
+
+/// From when on how much more, or less, of a device is reserved.
+struct Step {
+  std::int64_t at_ms;
+  std::int32_t percent;
+  std::size_t reservation;
+};
 
 }  // namespace
 
@@ -43,6 +50,7 @@ Result<core::WindowIndex> Reader::window(const std::string& key, const std::stri
   if (!name) return tl::unexpected(name.error());
   const auto [known, fresh] = known_windows_.try_emplace({config_.text(key), *name}, static_cast<core::WindowIndex>(policy_.windows.size()));
   if (!fresh) return known->second;
+  if (policy_.windows.size() == kWindowsMax) return tl::unexpected(wrong(key, "is one of more than " + std::to_string(kWindowsMax) + " different windows", "use the same text where the same is meant"));
   auto spans = window_spans(parsed->items, *name, now_.ms - kSpansBackMs, now_.ms + kSpansAheadMs);
   if (!spans) return tl::unexpected(about(key, spans.error()));
   if (spans->empty()) return tl::unexpected(wrong(key, "never opens in the next weeks", "look at its days and at the clock changes of " + *name));
@@ -67,7 +75,8 @@ Result<void> Reader::window_long_enough(JobClass c) const {
 Result<void> Reader::reservations(JobClass c) {
   const std::string list = "class." + std::string(to_string(c)) + ".reserve";
   const auto places = config_.tables(list);
-  if (places.size() > 256) return fail(Errc::usage, places[256] + ": more than 256 reservations", "give devices a label and reserve by it");
+  if (places.size() > kReservationsMax)
+    return fail(Errc::usage, places[kReservationsMax] + ": " + list + " has more than " + std::to_string(kReservationsMax) + " entries", "give devices a label and reserve by it");
   for (std::size_t i = 0; i < places.size(); ++i) {
     auto one = reservation(c, list + "[" + std::to_string(i) + "]", places[i]);
     if (!one) return tl::unexpected(one.error());
@@ -119,24 +128,27 @@ Result<core::Reservation> Reader::reservation(JobClass c, const std::string& key
 /// Percentages of one device that hold at the same time are at most the whole of it. (Sizes depend on the card: the fleet tells.)
 Result<void> Reader::reserved_in_all() const {
   const auto& all = policy_.reservations;
-  std::set<std::int64_t> moments{now_.ms};
-  for (const core::Reservation& r : all)
-    if (const core::Window* window = policy_.window(r.when))
-      for (const core::Span& span : window->spans) moments.insert(span.open_ms);
-  for (const core::Reservation& one : all)
-    for (const std::int64_t at : moments) {
-      std::uint32_t sum = 0;
-      std::size_t last = 0;
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        const bool here = all[i].device == one.device || all[i].device.kind == core::DeviceSelector::Kind::any;
-        if (!here || all[i].kind != core::Reservation::Size::percent || !open_at(policy_, all[i].when, at)) continue;
-        sum += all[i].percent;
-        last = i;
+  std::set<std::string> looked_at;
+  for (const core::Reservation& one : all) {
+    if (!looked_at.insert(to_string(one.device)).second) continue;
+    std::vector<Step> steps;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const bool here = all[i].device == one.device || all[i].device.kind == core::DeviceSelector::Kind::any;
+      if (!here || all[i].kind != core::Reservation::Size::percent) continue;
+      const auto part = static_cast<std::int32_t>(all[i].percent);
+      if (const core::Window* window = policy_.window(all[i].when)) {
+        for (const core::Span& span : window->spans) steps.insert(steps.end(), {{span.open_ms, part, i}, {span.close_ms, -part, i}});
+      } else {
+        steps.push_back({INT64_MIN, part, i});
       }
-      if (sum > 100)
-        return fail(Errc::usage, places_[last] + ": reservations of " + to_string(one.device) + " that hold at the same time add up to " + std::to_string(sum) + "% of it",
-                    "make one of them smaller, or give them windows that do not overlap");
     }
+    std::sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return std::tie(a.at_ms, a.percent, a.reservation) < std::tie(b.at_ms, b.percent, b.reservation); });
+    std::int32_t sum = 0;
+    for (const Step& step : steps)
+      if ((sum += step.percent) > 100)
+        return fail(Errc::usage, places_[step.reservation] + ": reservations of " + to_string(one.device) + " that hold at the same time add up to " + std::to_string(sum) + "% of it",
+                    "make one of them smaller, or give them windows that do not overlap");
+  }
   return {};
 }
 

@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::int32_t kDayMin = 24 * 60;
 constexpr std::array<std::string_view, 7> kDays{"monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"};
+constexpr std::size_t kItemsMax = 32;
 constexpr const char* kHowTo = "write for example \"22:00-07:00, sat-sun\" or \"mon-fri 22:00-07:00\" or \"always\"";
 
 /// Lower case, single spaces, none around '-' and '+'; a typographic dash is a dash.
@@ -189,6 +190,7 @@ Result<WindowText> parse_window(std::string_view text) {
   for (std::string_view part : cut(plain, ',')) {
     while (!part.empty() && part.front() == ' ') part.remove_prefix(1);
     while (!part.empty() && part.back() == ' ') part.remove_suffix(1);
+    if (window.items.size() == kItemsMax) return fail(Errc::usage, "a window of more than " + std::to_string(kItemsMax) + " items", kHowTo);
     if (part.empty()) return fail(Errc::usage, "'" + std::string(text) + "' has an empty item", kHowTo);
     auto item = parse_item(part);
     if (!item) return tl::unexpected(item.error());

@@ -67,7 +67,9 @@ void Broker::State::on_config(Peer& peer, std::uint64_t request, const wire::Con
     log::info("reload_asked", {{"by", peer.name}});
     if (auto loaded = reload_policy(); !loaded) return refuse(peer, request, loaded.error());
   }
-  reply(peer, request, to_wire(config.policy->current()));
+  auto answer = to_wire(config.policy->current());
+  for (std::string& warning : core->plan(core->policy(), now()).warnings) answer.warnings.push_back(std::move(warning));   // what only the fleet can tell
+  reply(peer, request, answer);
 }
 
 }  // namespace gq::broker

@@ -81,7 +81,7 @@ Result<void> take(Options& options, const Config& config) {
   options.redis = config.text("broker.redis");
   const auto durability = store::parse_durability(config.text("broker.durability"));
   if (!durability)
-    return fail(Errc::usage, config.where("broker.durability") + ": broker.durability = '" + config.text("broker.durability") + "' is neither", "\"always\" or \"everysec\"");
+    return fail(Errc::usage, config.where("broker.durability") + ": broker.durability = '" + config.text("broker.durability") + "' is no durability", "\"always\" or \"everysec\"");
   options.durability = *durability;
   options.redis_budget_bytes = bytes("broker.redis_budget");
   options.redis_memory_bytes = bytes("broker.redis_memory");

@@ -45,7 +45,7 @@ TEST_F(BrokerPolicy, that_is_wrong_at_the_start_ends_the_broker_with_place_and_r
   for (const auto& [text, words] : std::map<std::string, std::string>{{"[class.training]\nwindwo = \"sat\"\n", ":2:1: unknown key class.training.windwo"},
                                                                       {"[class.training]\nwindow = \"07:00-07:00\"\n", "'07:00-07:00' never opens"},
                                                                       {"[policy]\nladder = [\"training\"]\n", "policy.ladder: 'inference' is missing"},
-                                                                      {"[broker]\ndurability = \"sometimes\"\n", "broker.durability = 'sometimes' is neither"},
+                                                                      {"[broker]\ndurability = \"sometimes\"\n", "broker.durability = 'sometimes' is no durability"},
                                                                       {"[broker\n", ":1:"}}) {
     write(text);
     Broker other(dir, "other");
@@ -100,6 +100,17 @@ TEST_F(BrokerPolicy, reloaded_by_request_says_what_is_wrong_to_who_asked) {
   EXPECT_EQ(value(shown(), "class.inference.running_max"), "1 # " + file + ":2:1") << "what was in force is in force";
   write("[class.inference]\nrunning_max = 2\n");
   EXPECT_EQ(value(admin->ask<wire::ConfigReply>(wire::ConfigQuery{.reload = true}), "class.inference.running_max"), "2 # " + file + ":2:1");
+}
+
+TEST_F(BrokerPolicy, tells_what_the_fleet_knows_of_it) {
+  write("[class.inference]\nreserve = [{device = \"nohost/0\", vram = \"1GiB\"}, {device = \"*\", vram = \"900GiB\"}]\n");
+  start({"--config", file});
+  admin = new_client("root", net::Role::admin);
+  admin->hello();
+  EXPECT_THAT(shown().warnings, testing::ElementsAre("no worker is connected: devices and hosts could not be checked"));
+  worker = new_worker();
+  worker->hello();
+  EXPECT_THAT(shown().warnings, testing::ElementsAre("[class.inference] reserve names device nohost/0, and no worker reports it now", HasSubstr("keeps 900.0 GiB on CPU-")));
 }
 
 TEST_F(BrokerPolicy, survives_a_core_that_is_made_anew) {
