@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "broker/core/packing.h"
+#include "tests/unit/core_story.h"
 
 namespace gq::core {
 namespace {
@@ -143,6 +144,48 @@ TEST(Packing, what_is_derived_from_the_history_may_be_kept_for_thousands_of_asks
   }
   EXPECT_LE(changes, 40U);
   EXPECT_GE(changes, 10U);
+}
+
+// ---- as the scheduler uses it
+
+class PackingStory : public story::Story {
+ protected:
+  /// Eight jobs of 6000 MiB came and went; now one of 2000 MiB comes. One card has exactly 6000 MiB, another 8000, the others are tiny.
+  std::vector<std::string> small_job_goes_to(std::size_t cards, Packing packing) {
+    config.policy.packing = packing;
+    core = std::make_unique<Core>(config);
+    std::vector<JobId> usual;
+    for (std::uint64_t n = 1; n <= 8; ++n) usual.push_back(submitted(story::training(n, {6000})));
+    say(CancelReceived{story::kClient, ++request, usual});
+    WorkerSpec spec{.devices = {story::gpu("tight", {6000}), story::gpu("wide", {8000})}};
+    while (spec.devices.size() < cards) spec.devices.push_back(story::gpu("tiny" + std::to_string(spec.devices.size()), {1000}));
+    worker("anna", spec);
+    return dynamic(submitted(story::training(9, {2000}))).devices;
+  }
+};
+
+TEST_F(PackingStory, above_eight_cards_a_small_job_leaves_the_place_that_the_usual_job_needs) {
+  EXPECT_EQ(small_job_goes_to(9, Packing::automatic), std::vector<std::string>{"wide"});
+}
+TEST_F(PackingStory, up_to_eight_cards_the_tightest_fit_decides) {
+  EXPECT_EQ(small_job_goes_to(8, Packing::automatic), std::vector<std::string>{"tight"});
+}
+TEST_F(PackingStory, the_policy_may_ask_for_either_whatever_the_fleet) {
+  EXPECT_EQ(small_job_goes_to(9, Packing::best_fit), std::vector<std::string>{"tight"});
+}
+TEST_F(PackingStory, and_for_the_other_one) {
+  EXPECT_EQ(small_job_goes_to(2, Packing::fgd), std::vector<std::string>{"wide"});
+}
+TEST_F(PackingStory, a_core_that_was_restarted_knows_the_usual_jobs_from_the_store) {
+  config.policy.packing = Packing::fgd;
+  core = std::make_unique<Core>(config);
+  std::vector<JobId> usual;
+  for (std::uint64_t n = 1; n <= 8; ++n) usual.push_back(submitted(story::training(n, {6000})));
+  say(CancelReceived{story::kClient, ++request, usual});
+  core = std::make_unique<Core>(config);
+  core->load(store.image(), now);
+  worker("anna", {.devices = {story::gpu("tight", {6000}), story::gpu("wide", {8000})}});
+  EXPECT_EQ(dynamic(submitted(story::training(9, {2000}))).devices, std::vector<std::string>{"wide"});
 }
 
 }  // namespace
