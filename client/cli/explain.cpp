@@ -28,6 +28,22 @@ std::string place_name(const gpuq::PlaceVerdict& p) {
   return (p.host.empty() ? p.worker : p.host) + "/" + std::to_string(p.index) + (p.warm ? " warm" : "");
 }
 
+/// Sentences of the broker name devices by UUID. The table calls them host/index, so a reader finds them again; -o wide and JSON keep the UUIDs.
+gpuq::Explanation with_short_names(gpuq::Explanation e) {
+  const auto shorten = [&](std::string& text) {
+    for (const gpuq::PlaceVerdict& p : e.places) {
+      if (p.device.empty() || p.host.empty()) continue;
+      const std::string name = p.host + "/" + std::to_string(p.index), both = name + " (" + p.device + ")";
+      for (std::size_t at = 0; (at = text.find(both, at)) != std::string::npos;) text.replace(at, both.size(), name);
+      for (std::size_t at = 0; (at = text.find(p.device, at)) != std::string::npos; at += name.size()) text.replace(at, p.device.size(), name);
+    }
+  };
+  shorten(e.summary);
+  for (gpuq::Remedy& r : e.remedies) shorten(r.text);
+  for (gpuq::PlaceVerdict& p : e.places) shorten(p.sentence);
+  return e;
+}
+
 std::string times(std::uint64_t count, const char* one, const char* many) { return std::to_string(count) + " " + (count == 1 ? one : many); }
 
 void print_places(Cli& cli, const gpuq::Explanation& e, const FreeByDevice& free_mib, std::int64_t now_ms) {
@@ -111,13 +127,8 @@ int run_plan_policy(Cli& cli, const std::string& file) {
 }  // namespace
 
 std::string command_of(const gpuq::Remedy& remedy, const std::string& job) {
-  if (remedy.text.find("gpuq ") != std::string::npos) return {};
-  if (remedy.kind == "victims" && !remedy.jobs.empty()) {
-    std::string text = "gpuq preempt";
-    for (const std::string& id : remedy.jobs) text += " " + id;
-    return text;
-  }
-  if (remedy.kind == "wait_for_jobs" && !remedy.jobs.empty()) {
+  if (remedy.text.find("gpuq ") != std::string::npos || remedy.text.find("--") != std::string::npos) return {};
+  if ((remedy.kind == "victims" || remedy.kind == "wait_for_jobs") && remedy.jobs.size() > 1) {   // the text names one; who are they?
     std::string text = "gpuq status";
     for (const std::string& id : remedy.jobs) text += " " + id;
     return text;
@@ -128,7 +139,8 @@ std::string command_of(const gpuq::Remedy& remedy, const std::string& job) {
   return {};
 }
 
-void print_explanation(Cli& cli, const gpuq::Explanation& e, const FreeByDevice& free_mib, std::int64_t now_ms) {
+void print_explanation(Cli& cli, const gpuq::Explanation& explanation, const FreeByDevice& free_mib, std::int64_t now_ms) {
+  const gpuq::Explanation e = cli.format() == Format::wide ? explanation : with_short_names(explanation);
   std::ostream& out = cli.io.out;
   const auto painted = [&](const char* colour, const std::string& text) { return cli.colour() ? std::string(colour) + text + "\x1b[0m" : text; };
   if (e.never && !e.summary.starts_with("NO_FIT")) out << painted("\x1b[31m", "NO_FIT") << "  ";

@@ -126,7 +126,7 @@ void print_config(Cli& cli, const gpuq::Configuration& config, std::int64_t now_
     return;
   }
   Table table({"KEY", "VALUE", "ORIGIN", "WHERE"});
-  for (const gpuq::Setting& s : config.settings) table.row({s.key, s.value, s.origin, s.where.empty() ? "-" : s.where});
+  for (const gpuq::Setting& s : config.settings) table.row({s.key, s.value.empty() ? "-" : s.value, s.origin, s.where.empty() ? "-" : s.where});
   table.print(cli.io.out, !cli.globals.no_header);
   if (config.file.empty()) cli.note("no policy file: what is built in holds");
   else cli.note("policy of " + config.file + ", loaded " + stamp(config.loaded_ms) + " (" + age(now_ms - config.loaded_ms) + " ago)");

@@ -45,14 +45,16 @@ std::string note_of(const gpuq::JobStatus& job) {
 /// Who took its device, and what came of it. While it is yielding the words are of the leaving to come.
 std::string left_text(const gpuq::JobStatus& job) {
   if (job.leave_reason.empty() && job.preemptions == 0) return {};
-  std::string text = job.leave_reason;
+  std::string text = is_waiting(job) && job.ended_ms != 0 ? job.worker + " at " + stamp(job.ended_ms).substr(11) + ": " + job.leave_reason : job.leave_reason;
   if (!job.leave_for.empty() && text.find(job.leave_for) == std::string::npos) text += (text.empty() ? "for job " : ", for job ") + job.leave_for;
   if (job.preemptions > 0) text += (text.empty() ? "" : "; ") + std::string("preempted ") + times(job.preemptions) + (job.evictions > 0 ? ", " + std::to_string(job.evictions) + " for a higher class" : "");
   if (is_waiting(job)) text += job.checkpoint_step != 0 ? "; resumes from step " + std::to_string(job.checkpoint_step) : job.checkpoint.empty() ? "; starts from the beginning" : "; resumes from its checkpoint";
   return text;
 }
 
-std::int64_t age_of(const gpuq::JobStatus& job, std::int64_t now) { return (job.ended_ms != 0 ? job.ended_ms : now) - job.submitted_ms; }
+bool is_final(const gpuq::JobStatus& job) { return !is_waiting(job) && job.state != "running" && job.state != "yielding"; }
+/// Before a job is final, ended_ms is when its newest attempt left.
+std::int64_t age_of(const gpuq::JobStatus& job, std::int64_t now) { return (is_final(job) ? job.ended_ms : now) - job.submitted_ms; }
 
 int run_status(Cli& cli, const std::vector<std::string>& words) {
   if (words.empty()) return show_screen(cli, Detail::status);
@@ -111,21 +113,21 @@ void print_job(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
   const auto line = [&](const char* name, const std::string& value) {
     if (!value.empty()) out << "  " << name << std::string(std::string_view(name).size() < 12 ? 12 - std::string_view(name).size() : 1, ' ') << value << '\n';
   };
-  out << job.id << "  " << job.state << (job.held && job.ended_ms == 0 ? " (held)" : "") << (job.cancel_asked && job.ended_ms == 0 ? " (cancel asked)" : "") << '\n';
+  out << job.id << "  " << job.state << (job.held && !is_final(job) ? " (held)" : "") << (job.cancel_asked && !is_final(job) ? " (cancel asked)" : "") << '\n';
   line("kind", job.kind + (job.model.empty() ? "" : "  model " + job.model + (job.model_version.empty() ? "" : " (" + job.model_version + ")")));
   line("class", job.job_class + "  priority " + std::to_string(job.priority));
   line("label", job.label);
   line("owner", job.owner);
   line("submitted", stamp(job.submitted_ms) + "  (" + age(now - job.submitted_ms) + " ago)");
   if (job.started_ms != 0) line("started", stamp(job.started_ms) + "  after " + age(job.started_ms - job.submitted_ms));
-  if (job.ended_ms != 0) line("ended", stamp(job.ended_ms) + "  after " + age(job.ended_ms - job.submitted_ms));
-  if (job.due_ms != 0 && job.ended_ms == 0) line("due", stamp(job.due_ms));
+  if (is_final(job)) line("ended", stamp(job.ended_ms) + "  after " + age(job.ended_ms - job.submitted_ms));
+  if (job.due_ms != 0 && !is_final(job)) line("due", stamp(job.due_ms));
   if (job.deadline_ms != 0) line("deadline", stamp(job.deadline_ms));
   if (vram_text(job) != "-") line("vram", vram_text(job));
   if (!job.worker.empty()) line("worker", job.worker + (job.device.empty() ? "" : "  " + job.device));
   line("attempt", std::to_string(job.attempt) + "  failures " + std::to_string(job.failures) + "/" + std::to_string(job.retries) + "  losses " + std::to_string(job.losses) +
                       "  preemptions " + std::to_string(job.preemptions));
-  line(job.state == "yielding" ? "leaving" : "left device", left_text(job));
+  line(job.state == "yielding" ? "leaving" : is_waiting(job) ? "left" : "left once", left_text(job));
   if (const std::string progress = progress_text(job); !progress.empty()) {
     std::string text = "step " + progress;
     for (const auto& [name, value] : job.metrics) {

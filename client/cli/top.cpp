@@ -59,7 +59,7 @@ std::vector<std::string> whats_wrong(const Overview& view) {
   for (const gpuq::WorkerStatus& w : view.workers) {
     if (w.since_beat_ms > 5000) wrong.push_back("worker " + w.name + " has been silent for " + age(w.since_beat_ms) + "; its jobs start elsewhere when its lease ends");
     for (const gpuq::DeviceStatus& d : w.devices) {
-      if (d.state == "hot") wrong.push_back("device " + d.uuid + " of " + w.name + " is too hot (" + std::to_string(d.temperature_c) + " C) and gets no work until it has cooled: look at its fans and at what shares its air");
+      if (d.state.starts_with("hot")) wrong.push_back("device " + d.uuid + " of " + w.name + " is " + d.state + " and gets no work until it has cooled: look at its fans and at what shares its air");
       if (!d.healthy) wrong.push_back("device " + d.uuid + " of " + w.name + " reports a fault and gets no work: nvidia-smi -q -i " + d.uuid);
       if (d.total_mib > 0 && d.foreign_mib > d.total_mib / 4) wrong.push_back(mib(d.foreign_mib) + " of " + d.uuid + " on " + w.name + " are used by programs that are not gpuq's");
     }

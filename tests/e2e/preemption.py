@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """preemption.py BIN - a burst of inference takes the large card from a training, and both finish; real processes, pretend cards."""
+import json
 import unittest
 
 from gpuq_up import UpStory, until
@@ -42,6 +43,8 @@ class Burst(UpStory):
     def test_inference_gets_the_card_at_once_the_training_resumes_and_both_finish(self):
         training = self.training()
         card = self.status(training)["device"]
+        asked = json.loads(self.assert_ran(self.gpuq("plan", "submit", "--class", "inference", "--vram", "10GiB", "-o", "json", "--", "sh")).stdout)["explanation"]
+        self.assertIn([training], [r["jobs"] for r in asked["remedies"] if r["kind"] == "victims"], "who would have to leave is said before")
         burst = self.burst(2)
         for job in burst:
             self.assertEqual(self.until_state(job, "running")["device"], card)

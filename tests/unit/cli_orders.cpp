@@ -35,13 +35,13 @@ struct Paper {   ///< what a Cli prints on
 
 gpuq::Explanation too_large_for_what_is_free() {
   gpuq::Explanation e;
-  e.job = kJob, e.state = "ready", e.ahead = 3, e.summary = "needs 12.0 GiB, at most 7.4 GiB is free: 4.6 GiB short", e.places_looked_at = 122;
+  e.job = kJob, e.state = "ready", e.ahead = 3, e.summary = "GPU-7 is the closest: needs 12.0 GiB, 7.4 GiB is free: 4.6 GiB short", e.places_looked_at = 122;
   e.places = {{"w1", "box", "GPU-7", 0, false, "fits_the_ledger", "needs 12.0 GiB, 7.4 GiB is free", 4710, kNoon + 180'000},
               {"w1", "box", "GPU-8", 1, false, "in_its_window", "training opens at 22:00 Asia/Seoul", 0, kNoon + 26 * 3'600'000},
               {"w2", "attic", "", 0, false, "runs_this_kind", "train.detector is not among its kinds", 0, 0}};
   e.refusals = {{"fits_the_ledger", 120}, {"in_its_window", 1}, {"runs_this_kind", 1}};
   e.remedies = {{"wait_until", "wait until 13:00Z, when its window opens", kNoon + 3'600'000, 0, {}},
-                {"victims", "these would have to leave w1/0", 0, 0, {kOther}},
+                {"victims", "the scheduler makes room on box/0 (GPU-7): 2 jobs are preempted", 0, 0, {kOther, kJob}},
                 {"smaller_budget", "7577 MiB would fit on w1/0 now", 0, 7577, {}}};
   return e;
 }
@@ -50,7 +50,7 @@ TEST(Explained, at_a_glance_one_line_one_table_and_numbered_ways_out_with_their_
   Paper paper;
   print_explanation(paper.cli, too_large_for_what_is_free(), {{"GPU-7", 7577}, {"GPU-8", 24'000}}, kNoon);
   EXPECT_EQ(paper.out.str(),
-            "01M7Y6FQQVPBY8903R6KHSBSG0  ready, 3 ahead  needs 12.0 GiB, at most 7.4 GiB is free: 4.6 GiB short\n"
+            "01M7Y6FQQVPBY8903R6KHSBSG0  ready, 3 ahead  box/0 is the closest: needs 12.0 GiB, 7.4 GiB is free: 4.6 GiB short\n"
             "\n"
             "DEVICE      FREE      FIRST NO         SHORT BY  UNTIL                            WHY\n"
             "box/0       7577 MiB  fits_the_ledger  4710 MiB  12:03:00Z (in 3m00s)             needs 12.0 GiB, 7.4 GiB is free\n"
@@ -60,8 +60,8 @@ TEST(Explained, at_a_glance_one_line_one_table_and_numbered_ways_out_with_their_
             "\n"
             "what would make it run\n"
             "  1. wait until 13:00Z, when its window opens\n"
-            "  2. these would have to leave w1/0\n"
-            "     gpuq preempt 01M7Y6FQQVPBY8903R6KHSBSG1\n"
+            "  2. the scheduler makes room on box/0: 2 jobs are preempted\n"
+            "     gpuq status 01M7Y6FQQVPBY8903R6KHSBSG1 01M7Y6FQQVPBY8903R6KHSBSG0\n"
             "  3. 7577 MiB would fit on w1/0 now\n"
             "     gpuq update 01M7Y6FQQVPBY8903R6KHSBSG0 --vram 7577MiB\n");
 }
@@ -79,8 +79,10 @@ TEST(Explained, a_plan_that_would_start_and_a_job_that_never_fits_say_so_first) 
 }
 
 TEST(Explained, a_remedy_that_names_its_command_gets_no_second_one) {
-  EXPECT_EQ(command_of({"victims", "gpuq preempt X makes room", 0, 0, {"X"}}, kJob), "");
-  EXPECT_EQ(command_of({"victims", "make room", 0, 0, {"X", "Y"}}, kJob), "gpuq preempt X Y");
+  EXPECT_EQ(command_of({"undrain", "gpuq undrain box/0", 0, 0, {}}, kJob), "");
+  EXPECT_EQ(command_of({"smaller_budget", "--vram 2048MiB   (fits now)", 0, 2048, {}}, ""), "");
+  EXPECT_EQ(command_of({"victims", "job X is preempted", 0, 0, {"X"}}, kJob), "") << "the scheduler does it by itself";
+  EXPECT_EQ(command_of({"wait_for_jobs", "2 jobs (X, …) end", 0, 0, {"X", "Y"}}, kJob), "gpuq status X Y");
   EXPECT_EQ(command_of({"smaller_budget", "ask for less", 0, 2048, {}}, ""), "--vram 2048MiB") << "a plan has no job to update";
   EXPECT_EQ(command_of({"release_hold", "it is held", 0, 0, {}}, kJob), "gpuq release " + kJob);
   EXPECT_EQ(command_of({"add_worker", "a device of 96 GiB", 0, 98'304, {}}, kJob), "");
@@ -110,7 +112,7 @@ TEST(Explained, json_is_stable_and_says_null_for_what_is_not_known) {
             R"({"worker":"w1","host":"box","device":"GPU-7","index":0,"warm":false,"constraint":"fits_the_ledger","sentence":"needs 12.0 GiB, 7.4 GiB is free","free_mib":7577,"lacking_mib":4710,"until_ms":1795262580000})");
   EXPECT_TRUE(j["places"][1]["free_mib"].is_null());
   EXPECT_EQ(j["refusals"][0].dump(), R"({"constraint":"fits_the_ledger","count":120})");
-  EXPECT_EQ(j["remedies"][1]["command"], "gpuq preempt " + kOther);
+  EXPECT_EQ(j["remedies"][1]["command"], "gpuq status " + kOther + " " + kJob);
   e.job.clear();
   EXPECT_TRUE(to_json(e, {})["id"].is_null());
   std::ostringstream out;
@@ -206,6 +208,7 @@ gpuq::JobStatus preempted() {
   gpuq::JobStatus job;
   job.found = true, job.id = kJob, job.kind = "train.detector", job.job_class = "training", job.state = "ready", job.submitted_ms = kNoon - 61'000;
   job.preemptions = 2, job.evictions = 2, job.checkpoint_step = 1200, job.checkpoint = std::string(64, 'a');
+  job.worker = "w1", job.started_ms = kNoon - 30'000, job.ended_ms = kNoon - 1'000;   // of the attempt that left: the job is not final
   job.leave_reason = "detect board needs 6.0 GiB on w1/0", job.leave_for = kOther, job.reason = "4.6 GiB short on w1/0";
   return job;
 }
@@ -227,8 +230,9 @@ TEST(Shown, a_list_says_why_a_preempted_job_waits_and_from_where_it_goes_on) {
 TEST(Shown, a_status_says_who_took_its_device_why_and_what_happens_next) {
   Paper paper;
   print_job(paper.cli, preempted(), kNoon);
-  EXPECT_NE(paper.out.str().find("  left device detect board needs 6.0 GiB on w1/0, for job " + kOther + "; preempted 2 times, 2 for a higher class; resumes from step 1200\n"), std::string::npos) << paper.out.str();
+  EXPECT_NE(paper.out.str().find("  left        w1 at 11:59:59Z: detect board needs 6.0 GiB on w1/0, for job " + kOther + "; preempted 2 times, 2 for a higher class; resumes from step 1200\n"), std::string::npos) << paper.out.str();
   EXPECT_NE(paper.out.str().find("gpuq explain " + kJob), std::string::npos);
+  EXPECT_EQ(paper.out.str().find("  ended"), std::string::npos) << "only its attempt has ended";
   gpuq::JobStatus held = preempted();
   held.held = true, held.reason = "";
   Paper other;
@@ -243,17 +247,17 @@ TEST(Shown, workers_say_what_their_devices_are_up_to_and_the_screen_what_was_swi
   worker.devices.resize(2);
   worker.devices[0].kind = worker.devices[1].kind = "cuda";
   worker.devices[0].state = "draining", worker.devices[0].reserved = {"6.0 GiB for inference"};
-  worker.devices[1].state = "hot", worker.devices[1].temperature_c = 85, worker.devices[1].uuid = "GPU-8";
+  worker.devices[1].state = "hot (85 C)", worker.devices[1].temperature_c = 85, worker.devices[1].uuid = "GPU-8";
   Paper paper;
   print_workers(paper.cli, {worker}, false);
-  EXPECT_NE(paper.out.str().find("draining  6.0 GiB for inference"), std::string::npos) << paper.out.str();
+  EXPECT_NE(paper.out.str().find("draining    6.0 GiB for inference"), std::string::npos) << paper.out.str();
   Overview view;
   view.workers = {worker};
   view.top.switches = {"synthesis is paused by anna: disk is full"};
   view.top.preempted = 4, view.top.plans_made = 4;
   const auto wrong = whats_wrong(view);
   ASSERT_EQ(wrong.size(), 1U);
-  EXPECT_NE(wrong[0].find("GPU-8 of w1 is too hot (85 C)"), std::string::npos);
+  EXPECT_NE(wrong[0].find("GPU-8 of w1 is hot (85 C)"), std::string::npos);
   Paper screen;
   print_screen(screen.cli, view, Detail::status, kNoon);
   EXPECT_NE(screen.out.str().find("switched: synthesis is paused by anna: disk is full\n"), std::string::npos);

@@ -123,8 +123,8 @@ struct DeviceStatus {
   std::string uuid, name, kind; int index = 0; bool healthy = true; int temperature_c = -1, utilization_pct = -1;
   std::int64_t total_mib = 0, driver_mib = 0, used_mib = 0, used_by_us_mib = 0, headroom_mib = 0, foreign_mib = 0, granted_mib = 0, free_mib = 0;
   std::vector<std::string> holders, warm;
-  std::string state;                              ///< "ready", else why it gets no work: "draining", "hot", …
-  std::vector<std::string> reserved;              ///< "6.0 GiB for inference", as the policy says
+  std::string state;                              ///< "ok", "draining", "hot (85 C)", "held for job …", "unhealthy"
+  std::vector<std::string> reserved;              ///< what the policy keeps there, a sentence for each class
 };
 struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms = 0; std::vector<std::string> labels, kinds; int running = 0; std::vector<DeviceStatus> devices; };
 struct Model { std::string name, version, runtime, metadata, owner, blob; std::uint64_t bytes = 0; std::int64_t budget_mib = 0, pushed_ms = 0; bool promoted = false; };
