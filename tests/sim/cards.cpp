@@ -127,7 +127,7 @@ void Play::began(std::uint32_t worker, const Run& run) {
   if (row.first_began_us < 0) {
     row.first_began_us = world_.now_us();
     ++of.started;
-    of.waits_us_x16.push_back(static_cast<std::int32_t>((world_.now_us() - record_.jobs[run.job].at_us) / 16));
+    of.waits_us.push_back(world_.now_us() - record_.jobs[run.job].at_us);
   }
   const std::uint64_t step = run.resumed.blob.empty() ? 0 : run.resumed.step;
   if (row.stopped != Stop::none) charge_loss(run.job, step);

@@ -8,6 +8,7 @@
 
 #include "tests/sim/openb.h"
 #include "tests/sim/options.h"
+#include "tests/sim/record.h"
 
 namespace {
 
@@ -17,6 +18,8 @@ using gq::sim::Report;
 void usage() {
   std::puts(
       "gpuq-sim - the real scheduler core with simulated workers, clients, network and store\n"
+      "gpuq-sim SCENARIO.toml [--svg FILE] [--json FILE] [--seed N]   a day of a fleet: table, verdicts, timeline (tests/sim/scenarios)\n"
+      "gpuq-sim [options]                                            a storm of random jobs and faults:\n"
       "  --workers N              workers (20)\n"
       "  --jobs N                 jobs (1000)\n"
       "  --seed S                 the run is a function of it (1); 'clock' takes one from the clock\n"
@@ -119,6 +122,7 @@ void write_json(const std::string& path, const Report& r) {
 int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i)
     if (std::strcmp(argv[i], "--openb") == 0) return gq::sim::openb_main(argc, argv, commit(), machine());
+  if (argc > 1 && std::string(argv[1]).ends_with(".toml")) return gq::sim::scenario_main(argc, argv, commit(), machine());
   Options options;
   options.faults = {true, true, true};
   std::string json;

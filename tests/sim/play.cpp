@@ -195,7 +195,7 @@ void Play::final(JobNumber job, JobState state) {
   if (state != JobState::succeeded) ++of.failed;
   else {
     ++of.done;
-    of.takes_us_x16.push_back(static_cast<std::int32_t>((world_.now_us() - record_.jobs[job].at_us) / 16));
+    of.takes_us.push_back(world_.now_us() - record_.jobs[job].at_us);
   }
 }
 
@@ -277,7 +277,7 @@ Record& Play::finish() {
     ClassRecord& of = record_.classes[static_cast<std::size_t>(stream(job).job_class)];
     if (row.first_began_us >= 0) continue;
     ++of.waiting_at_end;
-    of.waits_us_x16.push_back(static_cast<std::int32_t>((scenario_.length_us - record_.jobs[job].at_us) / 16));
+    of.waits_us.push_back(scenario_.length_us - record_.jobs[job].at_us);
   }
   for (JobNumber job = 0; job < next_; ++job)
     if (rows_[job].stopped != Stop::none && !rows_[job].done) {  // stopped, and not started again: what has the store kept of it?

@@ -21,11 +21,11 @@ std::string format(const char* text, ...) {
 }
 
 /// The value below which `share` of them lie.
-double quantile_ms(std::vector<std::int32_t> x16, double share) {
-  if (x16.empty()) return 0;
-  const auto at = x16.begin() + static_cast<std::ptrdiff_t>(share * static_cast<double>(x16.size() - 1));
-  std::nth_element(x16.begin(), at, x16.end());
-  return static_cast<double>(*at) * 16 / 1000;
+double quantile_ms(std::vector<std::int64_t> us, double share) {
+  if (us.empty()) return 0;
+  const auto at = us.begin() + static_cast<std::ptrdiff_t>(share * static_cast<double>(us.size() - 1));
+  std::nth_element(us.begin(), at, us.end());
+  return static_cast<double>(*at) / 1000;
 }
 
 std::string length(double ms) {
@@ -65,11 +65,11 @@ Figures figure_out(const Scenario& s, const Record& r, std::uint64_t violations)
     o.utilisation_pct = static_cast<double>(of.busy_ns) / 1e7 / card_s;
     o.memory_pct = 100 * of.mib_s / mib_s;
     f.idle_pct -= o.utilisation_pct;
-    o.wait_p50_ms = quantile_ms(of.waits_us_x16, 0.5);
-    o.wait_p99_ms = quantile_ms(of.waits_us_x16, 0.99);
-    o.wait_max_ms = quantile_ms(of.waits_us_x16, 1);
-    o.takes_p50_ms = quantile_ms(of.takes_us_x16, 0.5);
-    o.takes_p99_ms = quantile_ms(of.takes_us_x16, 0.99);
+    o.wait_p50_ms = quantile_ms(of.waits_us, 0.5);
+    o.wait_p99_ms = quantile_ms(of.waits_us, 0.99);
+    o.wait_max_ms = quantile_ms(of.waits_us, 1);
+    o.takes_p50_ms = quantile_ms(of.takes_us, 0.5);
+    o.takes_p99_ms = quantile_ms(of.takes_us, 0.99);
     double own_s = 0, higher_s = 0;
     for (std::size_t bin = 0; bin < r.bins(); ++bin) {
       const std::int64_t from = static_cast<std::int64_t>(bin) * r.bin_us, to = std::min(from + r.bin_us, r.length_us);

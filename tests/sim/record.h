@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/checker/job_numbers.h"
+#include "tests/sim/options.h"
 #include "tests/sim/scenario.h"
 
 namespace gq::sim {
@@ -45,8 +46,8 @@ struct Mark {                             ///< something worth a sign in the pic
 
 struct ClassRecord {
   std::uint64_t submitted{}, started{}, done{}, failed{}, waiting_at_end{};
-  std::vector<std::int32_t> waits_us_x16;  ///< arrival to the first start, in 16 us
-  std::vector<std::int32_t> takes_us_x16;  ///< arrival to the end
+  std::vector<std::int64_t> waits_us;   ///< arrival to the first start
+  std::vector<std::int64_t> takes_us;   ///< arrival to the end
   std::array<std::uint64_t, kStops> stops{};
   std::array<std::uint64_t, kJobClasses> preempted_by{};
   std::uint64_t steps_lost_asked{};        ///< optimizer steps done again because somebody asked it to leave
@@ -94,7 +95,16 @@ struct Figures {
 };
 Figures figure_out(const Scenario& scenario, const Record& record, std::uint64_t violations);
 
+struct Played {
+  Record record;
+  Figures figures;
+  Report report;
+};
+Played play(const Scenario& scenario);
+
 std::string table(const Scenario& scenario, const Record& record, const Figures& figures);
 std::string picture(const Scenario& scenario, const Record& record, const Figures& figures);   ///< SVG
+
+int scenario_main(int argc, char** argv, const std::string& commit, const std::string& machine);
 
 }  // namespace gq::sim

@@ -88,10 +88,10 @@ class Reader {
     s_.inversions_max = static_cast<std::uint64_t>(whole("inversions_max", 0, 1'000'000));
     read_start();
     read_policy(name);
-    for (const std::string& table : c_.tables("host")) read_hosts(table);
+    for (std::size_t i = 0; i < c_.tables("host").size(); ++i) read_hosts("host[" + std::to_string(i) + "]");
     if (s_.hosts.empty()) wrong("host", "is missing: there is no machine", "[[host]] gpus = [\"24GiB\"]");
-    for (const std::string& table : c_.tables("model")) read_model(table);
-    for (const std::string& table : c_.tables("stream")) read_stream(table);
+    for (std::size_t i = 0; i < c_.tables("model").size(); ++i) read_model("model[" + std::to_string(i) + "]");
+    for (std::size_t i = 0; i < c_.tables("stream").size(); ++i) read_stream("stream[" + std::to_string(i) + "]");
     if (s_.streams.empty()) wrong("stream", "is missing: there is no job", "[[stream]] kind = \"detect\"");
     for (const std::string& of : c_.names("promise.*")) read_promise(of);
   }

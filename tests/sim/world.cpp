@@ -372,4 +372,18 @@ void World::final_checks() {
 
 Report simulate(const Options& options) { return World(options).run(); }
 
+Played play(const Scenario& scenario) {
+  Options options;
+  options.workers = static_cast<std::uint32_t>(scenario.hosts.size());
+  options.jobs = static_cast<std::uint32_t>(Play::plan(scenario).size());
+  options.seed = scenario.seed;
+  options.light = true;
+  World world(options, &scenario);
+  Played played;
+  played.report = world.run();
+  played.record = std::move(world.play->finish());
+  played.figures = figure_out(scenario, played.record, played.report.violations);
+  return played;
+}
+
 }  // namespace gq::sim
