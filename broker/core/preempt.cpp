@@ -113,6 +113,7 @@ void Core::State::evict(Index lane) {
   if (!l.evicting) {
     l.evicting = true;
     refresh_lane(lane, false);
+    touch_plan(l.device);
   }
   if (l.evict_told || in_use(lane)) return;
   l.evict_told = true;
@@ -127,6 +128,7 @@ void Core::State::stop_evicting(Index lane) {
   if (!l.evicting) return;
   l.evicting = l.evict_told = false;
   refresh_lane(lane, true);
+  touch_plan(l.device);
 }
 
 void Core::State::repeat_evictions(Index worker, BeatAnswer& answer) const {

@@ -256,6 +256,7 @@ CancelResult Core::State::cancel_one(Index slot) {
   commit_change(slot, job.state);
   Hold& hold = holds[job.hold];
   hold.intent_batch = gathering;
+  for (const Index device : hold.devices) touch_plan(device);  // what it holds there is still to come now
   Worker& worker = workers[hold.worker];
   if (worker.connected && worker_at(worker.peer) == hold.worker) {
     hold.cancel_number = ++worker.last_number;

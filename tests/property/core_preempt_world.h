@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -79,9 +81,8 @@ class World {
   [[nodiscard]] JobState state(JobId id) const { return dynamic(id).state; }
   std::uint64_t steps{0};                  ///< so far
   std::uint64_t restart_after{UINT64_MAX}; ///< die once so many steps have been taken
-  std::uint64_t asked{0}, evictions{0}, ends{0}, restarts{0};
+  std::uint64_t asked{0}, weighed{0}, restarts{0};
   std::function<void(const Preempt&, const JobDynamic&)> on_preempt;
-  std::function<void()> before_step;
 
  private:
   struct Run {
@@ -102,7 +103,7 @@ class World {
     std::map<Grant, Run> runs;
     std::map<std::uint16_t, LaneState> lanes;
   };
-  static constexpr std::uint64_t kStarts = 6;
+  static constexpr std::uint64_t kStarts = 40;   // memory is what lacks, not credit
 
   CoreConfig config_;
   std::unique_ptr<Core> core_;
@@ -122,11 +123,12 @@ class World {
   }
 
   void step(Event event) {
-    if (before_step) before_step();
     Effects out;
+    const bool says_again = std::holds_alternative<WorkerHello>(event);   // what it may not have heard before
     core_->step(now_, entropy_ += 1001, std::move(event), out);
     core_->check_invariants();
     ++steps;
+    if (!says_again) expect_nobody_could_be_spared(out);
     absorb(out);
     Effects more;
     core_->step(now_, entropy_ += 1001, BatchCommitted{++batch_}, more);
@@ -143,12 +145,42 @@ class World {
     for (Effect& e : out) {
       if (auto* c = std::get_if<Commit>(&e)) {
         store_.apply(c->mutation);
-        if (const auto* j = std::get_if<JobChanged>(&c->mutation))
-          if (is_terminal(j->now.state) || j->now.state == JobState::ready) ++ends;
       } else if (auto* s = std::get_if<Send>(&e)) {
         inbox_.push_back(std::move(s->message));
       } else {
         inbox_.push_back(std::move(std::get<SendNow>(e).message));
+      }
+    }
+  }
+  /// Memory of a card that stays in use when all who were asked, or are cancelled, have left.
+  [[nodiscard]] std::int64_t staying(const std::string& card) const {
+    std::int64_t sum = 0;
+    ListFilter all;
+    all.limit = 500;
+    all.active_only = true;
+    for (const JobRecord& r : core_->list(all))
+      if (r.dynamic.state == JobState::running && !r.dynamic.cancel_asked && std::find(r.dynamic.devices.begin(), r.dynamic.devices.end(), card) != r.dynamic.devices.end())
+        sum += r.dynamic.granted.value;
+    return sum;
+  }
+  /// Of those asked in one step for one job on one card: together they are enough, and without any one of them it would not be.
+  void expect_nobody_could_be_spared(const Effects& out) {
+    std::map<JobId, std::vector<JobId>> victims;
+    for (const Effect& e : out)
+      if (const auto* s = std::get_if<Send>(&e))
+        if (const auto* p = std::get_if<Preempt>(&s->message))
+          if (const JobDynamic d = dynamic(p->grant.job); !d.leave_for.empty()) victims[d.leave_for].push_back(p->grant.job);
+    for (const auto& [head, all] : victims) {
+      const Needs& needs = fixed_.at(head).needs;
+      if (needs.devices != 1) continue;
+      for (const JobId& id : all) {
+        const JobDynamic victim = dynamic(id);
+        if (victim.devices.size() != 1) continue;
+        const std::int64_t free = card_total_.at(victim.devices.front()) - staying(victim.devices.front());
+        if (state(head) != JobState::ready) continue;
+        EXPECT_GE(free, needs.budget_min.value) << "not enough is asked to leave";
+        EXPECT_LT(free - victim.granted.value, needs.budget_min.value) << to_string(id) << " could have been spared";
+        ++weighed;
       }
     }
   }
