@@ -24,7 +24,9 @@ TEST_F(WorkerDeath, kill_minus_nine_leaves_no_child_and_no_grandchild) {
   start_worker();
   wire::JobBody body;
   body.params["steps"] = "1000000";
-  const JobId trained = submit(job("train.detector"), body);
+  auto training = job("train.detector");
+  training.budget_min_mib = training.budget_max_mib = 2048;   // without a word it would take all there is
+  const JobId trained = submit(training, body);
   const std::string note = dir.path("command-pids");
   shell("trap '' TERM HUP; echo $$ >> " + note + "; (trap '' TERM HUP; sh -c 'echo $$ >> " + note + "; exec sleep 600') & wait");
   loop.until([&] { return pids_in("command-pids").size() == 2 && client->status(trained).progress_step > 0; }, "both jobs to run");

@@ -75,6 +75,7 @@ void answer(Channel& link, const Frame& run) {
   if (what == "exit") ::_exit(70);
   if (what == "hang")
     for (;;) ::pause();
+  if (what == "wait") std::ofstream(std::string(run.text("param.gate")) + ".waiting") << "here";
   if (what == "wait")
     while (!std::ifstream(std::string(run.text("param.gate"))).good()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
   if (what == "garbage") {

@@ -79,6 +79,7 @@ class ScriptedBroker {
   std::vector<std::string> words;
   std::map<std::uint64_t, wire::EndedItem> ends;       ///< by the number of the job
   std::map<std::uint64_t, std::string> bodies;
+  std::map<std::uint64_t, std::uint64_t> progress;     ///< the last step told
   std::map<std::string, std::uint16_t> warm;           ///< model -> its open lane
   std::map<BlobDigest, std::string> blobs;
   bool accepts{true};
@@ -129,6 +130,7 @@ class ScriptedBroker {
                      for (const wire::Grant& g : m.grants) word("started", g);
                    },
                    [&](wire::Refused& m) { word("refused", m.grant, " " + m.code); },
+                   [&](wire::Progress& m) { progress[m.grant.job.lo] = m.step; },
                    [&](wire::MemoryReleased& m) { word("released", m.grant); },
                    [&](wire::CheckpointSaved& m) { word("checkpoint", m.grant, "@" + std::to_string(m.step)); },
                    [&](wire::Ended& m) {
