@@ -25,6 +25,9 @@ if(TARGET gpuq_broker AND TARGET gpuq_core)
   gpuq_test(broker_reload_test LAYER integration TIMEOUT 120
     SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/integration/broker_reload_test.cpp
     LINK gpuq_broker_harness gpuq_broker)
+  gpuq_test(broker_commands_test LAYER integration TIMEOUT 120
+    SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/integration/broker_commands_test.cpp
+    LINK gpuq_broker_harness)
   gpuq_test(broker_crash_points_test LAYER chaos TIMEOUT 120
     SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/chaos/broker_crash_points_test.cpp
     LINK gpuq_broker_harness gpuq_broker)

@@ -57,6 +57,91 @@ TEST(TranslateSubmit, a_token_ends_with_its_step_and_is_never_another_ones) {
   EXPECT_EQ(pool.find(0), nullptr);
 }
 
+TEST(TranslateOrders, an_update_says_only_what_it_changes) {
+  wire::UpdateJob update;
+  update.job = {1, 2};
+  update.priority = 0;
+  update.deadline_ms = 0;
+  update.budget_min_mib = 512, update.budget_max_mib = INT64_MAX;
+  update.where = {"zone=a"};
+  const auto event = to_core(std::move(update), PeerId{7}, 9, "ada");
+  ASSERT_TRUE(event) << event.error().what;
+  EXPECT_EQ(event->peer, PeerId{7});
+  EXPECT_EQ(event->request, 9U);
+  EXPECT_EQ(event->by, "ada");
+  EXPECT_EQ(event->job, (JobId{1, 2}));
+  EXPECT_EQ(event->update.priority.value_or(9), 0);
+  EXPECT_EQ(event->update.deadline.value_or(WallTime{5}), WallTime{});
+  EXPECT_EQ(event->update.budget.value_or(std::pair{Mib{}, Mib{}}), (std::pair{Mib{512}, kRestOfDevice}));
+  EXPECT_EQ(event->update.where.value_or(std::vector<std::string>{}), std::vector<std::string>{"zone=a"});
+  EXPECT_FALSE(event->update.not_before || event->update.timeout || event->update.retries || event->update.job_class || event->update.on_preempt);
+}
+
+TEST(TranslateOrders, every_verb_becomes_its_event) {
+  const auto event = [](const char* verb, std::vector<JobId> jobs, const char* target) {
+    auto order = to_core(wire::Command{verb, std::move(jobs), target, "why", 5000}, PeerId{1}, 2, "ada");
+    EXPECT_TRUE(order) << verb;
+    return order.value();
+  };
+  const auto preempt = std::get<core::JobCommand>(event("preempt", {{1, 1}, {2, 2}}, ""));
+  EXPECT_EQ(preempt.verb, core::JobVerb::preempt);
+  EXPECT_EQ(preempt.jobs, (std::vector<JobId>{{1, 1}, {2, 2}}));
+  EXPECT_EQ(preempt.deadline, Duration(5s));
+  EXPECT_EQ(preempt.reason, "why");
+  EXPECT_EQ(std::get<core::JobCommand>(event("hold", {{1, 1}}, "")).verb, core::JobVerb::hold);
+  EXPECT_EQ(std::get<core::JobCommand>(event("release", {{1, 1}}, "")).verb, core::JobVerb::release);
+  const auto drain = std::get<core::FleetCommand>(event("drain", {}, "w1/0"));
+  EXPECT_EQ(drain.verb, core::FleetVerb::drain);
+  EXPECT_EQ(drain.target, "w1/0");
+  EXPECT_EQ(drain.by, "ada");
+  EXPECT_EQ(std::get<core::FleetCommand>(event("undrain", {}, "w1")).verb, core::FleetVerb::undrain);
+  EXPECT_EQ(std::get<core::FleetCommand>(event("pause", {}, "training")).verb, core::FleetVerb::pause_class);
+  EXPECT_EQ(std::get<core::FleetCommand>(event("resume", {}, "training")).verb, core::FleetVerb::resume_class);
+}
+
+TEST(TranslateOrders, an_explanation_arrives_whole) {
+  core::Explanation e;
+  e.job = {1, 2};
+  e.state = JobState::ready;
+  e.summary = "needs more";
+  e.ahead = UINT64_MAX;
+  e.never = true;
+  e.places.push_back({"w1", "box", "GPU-1", 1, true, "fits_the_ledger", "4 GiB short", {4096}, {77}});
+  e.places_looked_at = 9;
+  e.refusals = {{"fits_the_ledger", 8}, {"not_draining", 1}};
+  e.remedies.push_back({core::Remedy::Kind::change_policy, "change it", {88}, {{3, 4}}, {512}});
+  e.remedies.push_back({core::Remedy::Kind::none_needed, "", {}, {}, {}});
+  wire::Explanation wanted;
+  wanted.job = {1, 2};
+  wanted.state = 2;
+  wanted.summary = "needs more";
+  wanted.ahead = UINT64_MAX;
+  wanted.never = true;
+  wanted.places.push_back({"w1", "box", "GPU-1", 1, true, "fits_the_ledger", "4 GiB short", 4096, 77});
+  wanted.places_looked_at = 9;
+  wanted.refusals = {{"fits_the_ledger", 8}, {"not_draining", 1}};
+  wanted.remedies.push_back({"change_policy", "change it", 88, {{3, 4}}, 512});
+  wanted.remedies.push_back({"none_needed", "", 0, {}, 0});
+  EXPECT_EQ(to_wire(e), wanted);
+}
+
+TEST(TranslateOrders, what_a_worker_is_to_evict_and_why_a_job_left_are_told) {
+  core::BeatAnswer answer{PeerId{1}, {}, {}, {}, {{PeerId{1}, "GPU-1", "yolo@1"}}};
+  EXPECT_EQ(to_wire(answer, 5, 3).evictions, (std::vector<wire::Eviction>{{"GPU-1", "yolo@1"}}));
+  EXPECT_EQ(to_wire(answer.evictions[0], 3), (wire::EvictModel{3, "GPU-1", "yolo@1"}));
+  core::JobRecord record;
+  record.fixed.id = {1, 2};
+  record.dynamic.held = true;
+  record.dynamic.evictions = 2;
+  record.dynamic.leave_reason = "for a higher class";
+  record.dynamic.leave_for = {3, 4};
+  const auto status = to_wire(record);
+  EXPECT_TRUE(status.held);
+  EXPECT_EQ(status.evictions, 2U);
+  EXPECT_EQ(status.leave_reason, "for a higher class");
+  EXPECT_EQ(status.leave_for, (JobId{3, 4}));
+}
+
 struct Wrong {
   const char* name;
   void (*spoil)(wire::SubmitItem&);
