@@ -308,7 +308,7 @@ std::vector<Sample> preempt_run(std::size_t turns) {
   }
   fleet.rest();
   const Totals t = fleet.totals();
-  if (t.preempted < turns / 10) std::fprintf(stderr, "only %llu attempts were asked to leave\n", static_cast<unsigned long long>(t.preempted));
+  if (t.preempted < turns / 20) std::fprintf(stderr, "only %llu attempts were asked to leave\n", static_cast<unsigned long long>(t.preempted));
   return fleet.take_samples();
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <date/tz.h>
 #include <filesystem>
 #include <fstream>
@@ -116,10 +117,13 @@ class Reader {
 
   void read_start() {
     const std::string text = c_.text("start");
-    std::istringstream in(text);
-    date::local_time<milliseconds> local;
-    in >> date::parse("%F %H:%M", local);
-    if (in.fail()) wrong("start", "= '" + text + "' is no date with a time", "start = \"2026-03-02 00:00\"");
+    int year = 0;
+    unsigned month = 0, day = 0, hour = 0, minute = 0;
+    char behind = 0;
+    const int read = std::sscanf(text.c_str(), "%d-%u-%u %u:%u%c", &year, &month, &day, &hour, &minute, &behind);
+    const auto date_part = date::year{year} / date::month{month} / date::day{day};
+    const date::local_time<milliseconds> local = date::local_days(date_part) + std::chrono::hours(hour) + std::chrono::minutes(minute);
+    if (read != 5 || !date_part.ok() || hour > 23 || minute > 59) wrong("start", "= '" + text + "' is no date with a time", "start = \"2026-03-02 00:00\"");
     const date::time_zone* zone = nullptr;
     try {
       zone = date::locate_zone(s_.zone);
