@@ -227,6 +227,33 @@ TEST_F(Children, a_modelhost_answers_a_bad_model_and_infers_by_names) {
   EXPECT_EQ(host.next({Type::done, Type::failed})->text("code"), "BAD_INPUT");
 }
 
+TEST_F(Children, a_model_that_is_to_leave_answers_its_last_jobs_and_then_says_that_its_memory_is_free) {
+  testing::write_script(path("m.pt"), testing::raw_detector({{32, 32, 20, 10, 0.9F, 0.1F}}), kMetadata);
+  Child host("gpuq-modelhost");
+  ASSERT_TRUE(host.greet("modelhost", folder.string()));
+  host.send(load(1, "m@1", path("m.pt")));
+  ASSERT_EQ(host.next({Type::loaded, Type::failed})->type, Type::loaded);
+  const std::string image = image::encode_png(image::Image(64, 64, 3, 50));
+  for (std::uint64_t id = 10; id < 16; ++id) host.send(detect(id, "m@1", image));
+  for (const std::uint64_t id : {20U, 21U}) {   // said twice: the second finds nothing to do, and says so
+    Frame unload{.type = Type::unload, .id = id, .fields = {}};
+    unload.add("model", std::string_view("m@1"));
+    host.send(unload);
+  }
+  std::vector<std::uint64_t> ends;
+  while (ends.size() < 8) {
+    const auto frame = host.next({Type::done, Type::failed, Type::unloaded});
+    ASSERT_TRUE(frame) << "an idle thread kept the model alive";
+    EXPECT_NE(frame->type, Type::failed) << frame->text("what");
+    ends.push_back(frame->id);
+  }
+  EXPECT_EQ((std::vector<std::uint64_t>{ends.end() - 2, ends.end()}), (std::vector<std::uint64_t>{20, 21})) << "after the jobs that held it";
+  host.send(detect(30, "m@1", image));
+  EXPECT_EQ(host.next({Type::done, Type::failed})->text("code"), "NOT_HERE");
+  host.send(load(2, "m@1", path("m.pt")));
+  EXPECT_EQ(host.next({Type::loaded, Type::failed})->type, Type::loaded) << "and it may come back";
+}
+
 TEST_F(Children, children_die_with_their_supervisor_and_a_killed_one_is_noticed) {
   Child left("gpuq-modelhost");
   ASSERT_TRUE(left.greet("modelhost", folder.string()));

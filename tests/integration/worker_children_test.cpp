@@ -172,6 +172,31 @@ TEST_F(WorkerChildren, an_unused_model_leaves_the_device_and_comes_back_when_it_
   EXPECT_EQ(children_seen().size(), 1U) << "the modelhost itself stays";
 }
 
+TEST_F(WorkerChildren, a_hot_card_takes_no_work_and_comes_back_when_it_has_cooled_down) {
+  const std::string cards = dir.path("cards");
+  const auto temperature = [&](int celsius) {
+    std::ofstream(cards + ".new") << "0 temperature=" << celsius << "\n";
+    std::filesystem::rename(cards + ".new", cards);
+    loop.until([&] {
+      const auto seen = client->ask<wire::WorkersReply>(wire::WorkersQuery{}).workers;
+      return !seen.empty() && seen[0].devices[0].device.temperature_c == celsius;
+    }, std::to_string(celsius) + " degrees to be told");
+  };
+  worker_environment.push_back("GPUQ_SIM_DEVICES=" + cards);
+  start_worker({"--simulate-gpus", "8GiB"});
+  temperature(91);
+  const JobId held = infer();
+  const auto still_waits = [&] {
+    EXPECT_EQ(final_of(submit(job("echo"))).state, JobState::succeeded) << "what needs no card goes on";
+    return client->status(held).attempt == 0 && client->status(held).state == static_cast<std::uint8_t>(JobState::ready);
+  };
+  EXPECT_TRUE(still_waits());
+  temperature(79);
+  EXPECT_TRUE(still_waits()) << "cooler than where it went out, but not yet where it comes back";
+  temperature(70);
+  EXPECT_EQ(final_of(held).state, JobState::succeeded);
+}
+
 TEST_F(WorkerChildren, simulated_cards_are_offered_and_their_children_run_on_the_cpu) {
   start_worker({"--simulate-gpus", "24GiB,8GiB"});
   const auto workers = client->ask<wire::WorkersReply>(wire::WorkersQuery{});
