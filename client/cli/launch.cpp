@@ -51,6 +51,8 @@ std::vector<Words> grammar(const CLI::App& app) {
       for (const std::string& option : long_options(*below)) next.push_back(option);
     }
     if (sub->get_name() == "submit") next = client::kind_names();
+    if (sub->get_name() == "plan") for (const std::string& kind : client::kind_names()) next.push_back(kind);
+    if (sub->get_name() == "queue") next.insert(next.end(), {"inference", "training", "synthesis"});
     for (const std::string& option : long_options(*sub)) next.push_back(option);
     if (sub->get_name() == "completion") next.insert(next.end(), {"bash", "zsh", "fish"});
     all.push_back({sub->get_name(), joined(next) + " " + common});

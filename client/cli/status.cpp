@@ -47,7 +47,8 @@ std::string left_text(const gpuq::JobStatus& job) {
   if (job.leave_reason.empty() && job.preemptions == 0) return {};
   std::string text = is_waiting(job) && job.ended_ms != 0 ? job.worker + " at " + stamp(job.ended_ms).substr(11) + ": " + job.leave_reason : job.leave_reason;
   if (!job.leave_for.empty() && text.find(job.leave_for) == std::string::npos) text += (text.empty() ? "for job " : ", for job ") + job.leave_for;
-  if (job.preemptions > 0) text += (text.empty() ? "" : "; ") + std::string("preempted ") + times(job.preemptions) + (job.evictions > 0 ? ", " + std::to_string(job.evictions) + " for a higher class" : "");
+  if (job.preemptions > 0) text += (text.empty() ? "" : "; ") + std::string("preempted ") + times(job.preemptions) +
+                                   (job.evictions == 0 ? "" : job.evictions == job.preemptions ? " for a higher class" : ", " + times(job.evictions) + " for a higher class");
   if (is_waiting(job)) text += job.checkpoint_step != 0 ? "; resumes from step " + std::to_string(job.checkpoint_step) : job.checkpoint.empty() ? "; starts from the beginning" : "; resumes from its checkpoint";
   return text;
 }

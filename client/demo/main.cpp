@@ -108,6 +108,7 @@ JobSpec training(const std::string& tar, const Settings& settings, const std::st
   job.kind = "train.detector";
   job.label = label;
   job.params = {{"steps", steps}, {"seed", std::to_string(seed)}};
+  job.vram_min_mib = job.vram_max_mib = 2048;   // a job that names nothing gets as much as its class may have: here the model runs beside it
   job.parts = {Part{"dataset", "application/x-tar", tar, {}, 0}};
   (void)settings;
   return job;

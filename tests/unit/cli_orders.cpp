@@ -230,7 +230,7 @@ TEST(Shown, a_list_says_why_a_preempted_job_waits_and_from_where_it_goes_on) {
 TEST(Shown, a_status_says_who_took_its_device_why_and_what_happens_next) {
   Paper paper;
   print_job(paper.cli, preempted(), kNoon);
-  EXPECT_NE(paper.out.str().find("  left        w1 at 11:59:59Z: detect board needs 6.0 GiB on w1/0, for job " + kOther + "; preempted 2 times, 2 for a higher class; resumes from step 1200\n"), std::string::npos) << paper.out.str();
+  EXPECT_NE(paper.out.str().find("  left        w1 at 11:59:59Z: detect board needs 6.0 GiB on w1/0, for job " + kOther + "; preempted 2 times for a higher class; resumes from step 1200\n"), std::string::npos) << paper.out.str();
   EXPECT_NE(paper.out.str().find("gpuq explain " + kJob), std::string::npos);
   EXPECT_EQ(paper.out.str().find("  ended"), std::string::npos) << "only its attempt has ended";
   gpuq::JobStatus held = preempted();
