@@ -14,6 +14,56 @@ namespace gq {
 using config::quoted;
 using config::split_path;
 
+namespace {
+
+constexpr std::size_t kDepthMax = 16;     // of tables and arrays within each other
+constexpr std::size_t kNamesMax = 64;     // dots on one line, outside of strings
+
+/// The end of the string that begins at `at`, behind its last quote.
+std::size_t string_end(std::string_view text, std::size_t at) {
+  const char quote = text[at];
+  const std::string_view three = text.substr(at, 3);
+  const bool multi = three.size() == 3 && three[1] == quote && three[2] == quote;
+  for (std::size_t i = at + (multi ? 3 : 1); i < text.size(); ++i) {
+    if (text[i] == '\\' && quote == '"') ++i;
+    else if (!multi && (text[i] == quote || text[i] == '\n')) return i + 1;
+    else if (multi && text.substr(i, 3) == three) {
+      while (i + 3 < text.size() && text[i + 3] == quote) ++i;   // """" ends with its last three
+      return i + 3;
+    }
+  }
+  return text.size();
+}
+
+/// The library descends once for each name of a dotted key and each bracket, when it reads and when it frees: a text from a stranger
+/// must not choose how deep. Returns the line that goes too far.
+std::optional<std::size_t> too_deep(std::string_view text) {
+  std::size_t line = 1, names = 0, depth = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    switch (text[i]) {
+      case '\n': ++line, names = 0; break;
+      case '#': i = std::min(text.find('\n', i), text.size()) - 1; break;
+      case '"':
+      case '\'': {
+        const std::size_t end = string_end(text, i);
+        line += static_cast<std::size_t>(std::count(text.begin() + static_cast<std::ptrdiff_t>(i), text.begin() + static_cast<std::ptrdiff_t>(end), '\n'));
+        i = end - 1;
+        break;
+      }
+      case '.': ++names; break;
+      case '[':
+      case '{': ++depth; break;
+      case ']':
+      case '}': depth -= depth > 0 ? 1 : 0; break;
+      default: break;
+    }
+    if (names > kNamesMax || depth > kDepthMax) return line;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 struct TomlReader::Walk {
   Config& config;
   const std::string& name;
@@ -116,6 +166,7 @@ struct TomlReader::Walk {
 };
 
 Result<void> TomlReader::read(std::string_view text) const {
+  if (const auto line = too_deep(text)) return fail(Errc::usage, name + ":" + std::to_string(*line) + ":1: nested deeper than any setting", "is it the right file?");
   try {
     const toml::table document = toml::parse(text, name);
     return Walk{config, name}.table(document, "");

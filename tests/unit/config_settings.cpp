@@ -96,6 +96,20 @@ TEST(Mistakes, in_another_section_or_in_an_empty_one_are_named_too) {
   EXPECT_EQ(mistake("[class.a]\nreserve = [1]\n"), "USAGE gpuq.toml:2:1: class.a.reserve is not a list of tables | write class.a.reserve = [{name = \"value\", …}, …]");
 }
 
+TEST(Mistakes, as_deep_as_a_stranger_likes_end_in_an_error_and_not_in_the_stack) {
+  const auto many = [](std::string_view part, std::size_t times) {
+    std::string text;
+    for (std::size_t i = 0; i < times; ++i) text += part;
+    return text;
+  };
+  EXPECT_EQ(mistake("[broker]\n[" + many("a.", 100'000) + "a]\n"), "USAGE gpuq.toml:2:1: nested deeper than any setting | is it the right file?");
+  EXPECT_EQ(mistake("x = \"\"\"\n\"\"\"\n" + many("a.", 100'000) + "a = 1\n").substr(0, 22), "USAGE gpuq.toml:3:1: n");
+  EXPECT_EQ(mistake("x = " + many("{a.b.c.d=", 1000) + "1" + many("}", 1000)).substr(0, 22), "USAGE gpuq.toml:1:1: n");
+  EXPECT_EQ(mistake("x = " + many("[", 100'000)).substr(0, 22), "USAGE gpuq.toml:1:1: n");
+  EXPECT_EQ(mistake("broker.data = \"" + many("a.[{", 1000) + "\" # " + many(".[", 1000) + "\nbroker.data_ = 1\n"), "USAGE gpuq.toml:2:8: unknown key broker.data_ | did you mean broker.data?")
+      << "what stands in strings and comments counts for nothing";
+}
+
 TEST(Mistakes, a_value_of_the_wrong_kind_says_which_kind_was_expected) {
   EXPECT_EQ(mistake("[broker]\nclient_port = \"1\"\n"), "USAGE gpuq.toml:2:1: broker.client_port is not a whole number | the port of clients");
   EXPECT_EQ(mistake("broker.lease = \"soon\"\n"),
