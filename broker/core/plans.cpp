@@ -333,6 +333,8 @@ bool Core::State::plan_shape(Index index) {
     const Index plan = make_plan(index, Plan::Kind::reserve, *p);
     plans[plan].until = starts_at;
     reopened = true;
+  } else {
+    s.plan_cursor += kDevicesGlanced;
   }
   return reopened;
 }

@@ -61,11 +61,16 @@ std::optional<Proposal> Core::State::find_reservation(const Shape& shape, Index 
 
   std::optional<std::vector<Spot>> best;
   Index best_worker = kNone;
-  for (Index w = 0; w < workers.extent(); ++w) {
+  const std::size_t all = workers.extent();
+  const std::size_t from = index == kNone ? 0 : shape.plan_cursor;   // a large fleet is looked at in turns
+  std::size_t looked = 0;
+  for (std::size_t i = 0; i < all && looked < kDevicesGlanced; ++i) {
+    const auto w = static_cast<Index>((from + i) % all);
     if (!workers[w].usable() || workers[w].devices.size() < shape.needs.devices) continue;
     std::vector<Spot> here;
     for (const Index device : workers[w].devices)
       if (const auto spot = spot_at(device)) here.push_back(*spot);
+    looked += workers[w].devices.size();
     if (here.size() < shape.needs.devices) continue;
     std::sort(here.begin(), here.end());
     here.resize(shape.needs.devices);

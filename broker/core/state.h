@@ -153,6 +153,7 @@ struct Core::State {
   Pool<Lane, 6> lanes;
   std::vector<Group> groups;
   std::vector<Shelf> shelves;
+  std::vector<Index> stale_lanes;                    ///< changed since they were listed; brought up to date before anybody searches
   std::vector<Shelf::List::node_type> spare_nodes;   ///< of shelves: a lane that closes and opens allocates nothing
   Pool<Hold, 6> holds;
   std::vector<ModelVersion> versions;
@@ -277,6 +278,7 @@ struct Core::State {
   // ---- fleet.cpp: workers' places
   void shelve(Index lane);         ///< find the start lane's shelf anew
   void list_lane(Index lane, bool open);
+  void freshen_lists();
   [[nodiscard]] bool is_open(const Lane& lane) const;
   Index group_for(std::uint32_t kinds, const std::vector<std::string>& labels);
   Index worker_for(const std::string& name);
@@ -407,6 +409,9 @@ struct Core::State {
   // ---- victims.cpp: whom it would take; reserve.cpp: where waiting is shortest. Nothing is changed by asking.
   struct Ground;
   [[nodiscard]] std::vector<Proposal> find_room(const Shape& shape, Index index, std::size_t wanted, std::size_t* cursor) const;  ///< cursor null: all devices are looked at
+  [[nodiscard]] std::vector<Proposal> find_device_room(const Shape& shape, Index index, std::size_t* cursor) const;
+  [[nodiscard]] std::vector<Proposal> find_gang_room(const Shape& shape, Index index, std::size_t* cursor) const;
+  [[nodiscard]] std::optional<std::int64_t> glance(const Shape& shape, Index device) const;
   [[nodiscard]] std::optional<Proposal> room_at(const Shape& shape, Index index, Index device) const;
   [[nodiscard]] std::optional<Proposal> gang_room_at(const Shape& shape, Index index, Index worker) const;
   [[nodiscard]] bool may_evict(Index hold, JobClass by, const JobId& by_job) const;

@@ -5,6 +5,7 @@
 // left". Up to kExactUnits candidates the cheapest set is found exactly, beyond that greedily, and then what turned out to be
 // unneeded is dropped in reverse. Either way no member of the set can be spared.
 #include <algorithm>
+#include <numeric>
 
 #include "broker/core/placement.h"
 
@@ -303,52 +304,82 @@ std::optional<Proposal> Core::State::gang_room_at(const Shape& shape, Index inde
   return all;
 }
 
+/// How much the shape lacks on a device beyond what idle models hold; nullopt: not even without everybody who may leave.
+std::optional<std::int64_t> Core::State::glance(const Shape& shape, Index device) const {
+  const Device& d = devices[device];
+  if (!d.open()) return std::nullopt;
+  const std::uint8_t mine = classes[static_cast<std::size_t>(shape.needs.job_class)].rank;
+  std::int64_t soon = d.free();
+  std::int64_t could = soon;
+  for (const Charge& c : d.charges) {
+    if (c.kind == Charge::Kind::model || c.kind == Charge::Kind::ghost || c.kind == Charge::Kind::held) soon += c.size.value;
+    const bool stays = c.kind == Charge::Kind::job && classes[static_cast<std::size_t>(c.job_class)].rank <= mine && !is_leaving(holds[c.hold]);
+    if (!stays) could += c.size.value;
+  }
+  const std::int64_t need = budget_min(shape, d).value;
+  if (could < need && !any_exclusion) return std::nullopt;
+  return std::max<std::int64_t>(0, need - soon);
+}
+
 /// The cheapest places, at most `wanted`. A large fleet is looked at in turns: each look goes on where the last one ended.
 std::vector<Proposal> Core::State::find_room(const Shape& shape, Index index, std::size_t wanted, std::size_t* cursor) const {
-  std::vector<Proposal> found;
-  const std::size_t glances = cursor == nullptr ? SIZE_MAX : kDevicesGlanced;
-  if (shape.needs.devices > 1) {
-    const std::size_t all = workers.extent();
-    for (std::size_t i = 0; i < std::min(all, glances); ++i) {
-      const auto w = static_cast<Index>(((cursor == nullptr ? 0 : *cursor) + i) % all);
-      if (!workers[w].usable() || workers[w].devices.size() < shape.needs.devices) continue;
-      if (auto p = gang_room_at(shape, index, w)) found.push_back(std::move(*p));
-    }
-    if (cursor != nullptr && all > 0) *cursor = (*cursor + glances) % all;
-  } else {
-    std::vector<std::pair<std::int64_t, Index>> best;   // (what lacks beyond idle models, device)
-    const auto glance = [&](Index device) {
-      const Device& d = devices[device];
-      if (!d.open()) return;
-      std::int64_t now_free = d.free();
-      std::int64_t could = now_free;
-      for (const Charge& c : d.charges) {
-        const bool idle = c.kind == Charge::Kind::model || c.kind == Charge::Kind::ghost;
-        if (idle) now_free += c.size.value;
-        could += c.size.value;
-      }
-      const std::int64_t need = budget_min(shape, d).value;
-      if (could < need && !any_exclusion) return;
-      best.emplace_back(std::max<std::int64_t>(0, need - now_free), device);
-    };
-    std::size_t looked = 0;
-    const std::uint8_t mine = config.policy.rank(shape.needs.job_class);
-    const auto look = [&](const Ring& ring) {
-      const std::size_t all = ring.members.size();
-      for (std::size_t i = 0; i < all && looked < glances; ++i, ++looked) glance(ring.members[((cursor == nullptr ? 0 : *cursor) + i) % all]);
-    };
-    look(devices_warm);
-    for (std::size_t rank = kJobClasses; rank-- > std::size_t{mine} + 1;)
-      look(devices_running[static_cast<std::size_t>(config.policy.ladder[rank])]);
-    if (cursor != nullptr) *cursor += looked == glances ? glances : 0;
-    std::sort(best.begin(), best.end());
-    best.erase(std::unique(best.begin(), best.end()), best.end());
-    const std::size_t closely = cursor == nullptr ? SIZE_MAX : std::max(kDevicesPlanned, std::size_t{1});
-    for (std::size_t i = 0; i < std::min(best.size(), closely); ++i)
-      if (auto p = room_at(shape, index, best[i].second)) found.push_back(std::move(*p));
-  }
+  std::vector<Proposal> found = shape.needs.devices > 1 ? find_gang_room(shape, index, cursor) : find_device_room(shape, index, cursor);
   std::sort(found.begin(), found.end(), [](const Proposal& a, const Proposal& b) { return std::pair(a.price, a.devices) < std::pair(b.price, b.devices); });
   if (found.size() > wanted) found.resize(wanted);
+  return found;
+}
+
+std::vector<Proposal> Core::State::find_device_room(const Shape& shape, Index index, std::size_t* cursor) const {
+  const std::size_t glances = cursor == nullptr ? SIZE_MAX : kDevicesGlanced;
+  const std::size_t from = cursor == nullptr ? 0 : *cursor;
+  std::vector<std::pair<std::int64_t, Index>> best;   // (what lacks, device)
+  std::size_t looked = 0;
+  const auto look = [&](const Ring& ring) {
+    const std::size_t all = ring.members.size();
+    for (std::size_t i = 0; i < all && looked < glances; ++i, ++looked) {
+      const Index device = ring.members[(from + i) % all];
+      if (const auto lacking = glance(shape, device)) best.emplace_back(*lacking, device);
+    }
+  };
+  look(devices_warm);
+  for (std::size_t rank = kJobClasses; rank-- > std::size_t{config.policy.rank(shape.needs.job_class)} + 1;)
+    look(devices_running[static_cast<std::size_t>(config.policy.ladder[rank])]);
+  if (cursor != nullptr && looked == glances) *cursor += glances;
+  std::sort(best.begin(), best.end());
+  best.erase(std::unique(best.begin(), best.end()), best.end());
+  if (cursor != nullptr && best.size() > kDevicesPlanned) best.resize(kDevicesPlanned);
+  std::vector<Proposal> found;
+  for (const auto& [lacking, device] : best)
+    if (auto p = room_at(shape, index, device)) found.push_back(std::move(*p));
+  return found;
+}
+
+std::vector<Proposal> Core::State::find_gang_room(const Shape& shape, Index index, std::size_t* cursor) const {
+  const std::size_t glances = cursor == nullptr ? SIZE_MAX : kDevicesGlanced;
+  const std::size_t from = cursor == nullptr ? 0 : *cursor;
+  const std::size_t all = workers.extent();
+  std::vector<std::pair<std::int64_t, Index>> best;   // (what lacks on its best devices, worker)
+  std::size_t looked = 0;
+  for (std::size_t i = 0; i < all && looked < glances; ++i) {
+    const auto w = static_cast<Index>((from + i) % all);
+    if (!workers[w].usable() || workers[w].devices.size() < shape.needs.devices) continue;
+    std::vector<std::int64_t> lacking;
+    for (const Index device : workers[w].devices)
+      if (const auto one = glance(shape, device)) lacking.push_back(*one);
+    looked += workers[w].devices.size();
+    if (lacking.size() < shape.needs.devices) continue;
+    std::sort(lacking.begin(), lacking.end());
+    best.emplace_back(std::accumulate(lacking.begin(), lacking.begin() + shape.needs.devices, std::int64_t{0}), w);
+  }
+  if (cursor != nullptr && looked >= glances) *cursor += glances;
+  std::sort(best.begin(), best.end());
+  std::size_t closely = cursor == nullptr ? SIZE_MAX : kDevicesPlanned;
+  std::vector<Proposal> found;
+  for (const auto& [lacking, w] : best) {
+    if (auto p = gang_room_at(shape, index, w)) found.push_back(std::move(*p));
+    if (closely <= workers[w].devices.size()) break;
+    closely -= workers[w].devices.size();
+  }
   return found;
 }
 
