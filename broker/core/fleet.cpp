@@ -8,6 +8,10 @@
 
 namespace gq::core {
 
+namespace {
+constexpr std::size_t kStaleMax = 128;  ///< listings that may wait: no search has to make up for more at once
+}  // namespace
+
 Index Core::State::group_for(std::uint32_t kinds, const std::vector<std::string>& labels) {
   for (Index i = 0; i < groups.size(); ++i)
     if (groups[i].kinds == kinds && groups[i].labels == labels) return i;
@@ -65,6 +69,7 @@ void Core::State::close_lane(Index index) {
   const Index worker = lane.worker;
   lane.limit = lane.used;
   refresh_lane(index, false);
+  list_lane(index, false);
   if (lane.touched) {
     auto& touched = lane.kind == LaneKind::slots ? touched_slots : touched_device_lanes;
     std::erase(touched, index);
@@ -151,6 +156,17 @@ void Core::State::list_lane(Index index, bool open) {
   }
 }
 
+/// What one job gives back the next one often takes in the same breath: then the lane has not moved at all.
+void Core::State::freshen_lists() {
+  for (const Index index : stale_lanes) {
+    Lane& lane = lanes[index];
+    if (!lane.stale) continue;  // closed meanwhile
+    lane.stale = false;
+    list_lane(index, is_open(lane));
+  }
+  stale_lanes.clear();
+}
+
 /// Whom a warm model may serve here at all. When it is no more than it was, a copy elsewhere may be worth its memory.
 void Core::State::refresh_serves(Lane& lane) {
   const Device& d = devices[lane.device];
@@ -169,7 +185,11 @@ void Core::State::refresh_lane(Index index, bool more_room) {
   Lane& lane = lanes[index];
   const bool open = is_open(lane);
   if (lane.kind == LaneKind::start) {
-    list_lane(index, open);
+    if (!lane.stale) {
+      lane.stale = true;
+      stale_lanes.push_back(index);
+      if (stale_lanes.size() >= kStaleMax) freshen_lists();
+    }
   } else {
     if (lane.kind == LaneKind::warm) refresh_serves(lane);
     Ring& ring = lane.kind == LaneKind::slots ? groups[workers[lane.worker].group].slots : versions[lane.version].warm;

@@ -29,6 +29,7 @@ struct Lane {
   Index ring_at{kNone};            ///< slots, warm: where it stands in its ring
   Index shelf{kNone};              ///< start: where it is listed while it is open
   std::array<std::int64_t, kJobClasses> listed{-1, -1, -1};  ///< start: under which room, by class; -1 = not. A plain shelf has one list
+  bool stale{};                    ///< start: its listing waits to be brought up to date
   bool touched{};                  ///< in this step's list of places with more room
   std::uint8_t serves{};           ///< warm: bit per class that it takes jobs of, credit or not
   bool evicting{};                 ///< warm: asked to leave; no starts

@@ -183,7 +183,7 @@ void Core::State::check_all() const {
       const Device& d = devices[lane.device];
       check(shelf.group == workers[lane.worker].group && shelf.classes == d.rules.classes && shelf.small == d.small &&
                 shelf.by_class == (any_exclusion || d.rules.reserves), "a start lane stands on the wrong shelf");
-      for (std::size_t c = 0; c < kJobClasses; ++c) {
+      for (std::size_t c = 0; c < kJobClasses && !lane.stale; ++c) {
         const std::int64_t room = !open || (c > 0 && !shelf.by_class) ? -1 : shelf.by_class ? room_of(static_cast<JobClass>(c), d) : std::max<std::int64_t>(0, d.free());
         check(lane.listed[c] == room, "a start lane is listed under a wrong size");
         check(room < 0 || shelf.starts[c].contains({room, i}), "a start lane is not listed");

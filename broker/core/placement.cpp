@@ -165,6 +165,7 @@ bool Core::State::pick_start(Index shape, Pick& pick) {
     const Index version = resolved(s);  // the same for every device: ask once
     if (version == kNone || s.ready <= content_with(s, version)) return false;
   }
+  freshen_lists();
   std::int64_t best = INT64_MAX;
   const auto search = [&](std::int64_t from, std::int64_t to, bool small_only) {
     for (const Shelf& shelf : shelves) {

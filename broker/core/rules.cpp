@@ -97,7 +97,14 @@ void Core::State::on_window_timer() {
   const auto before = classes;
   const auto open_before = window_open;
   resolve_classes();
-  if (window_open != open_before) resolve_all_rules();
+  if (window_open != open_before) {
+    for (Index i = 0; i < devices.extent(); ++i) {
+      if (devices[i].reporters.empty() || !devices[i].rules.reserves) continue;
+      resolve_rules(i);
+      refresh_device(i, false);
+    }
+    wake_all_parked();
+  }
   for (std::size_t c = 0; c < kJobClasses; ++c)
     if (classes[c].starts && !before[c].starts) wake_class(static_cast<JobClass>(c));
   if (std::none_of(classes.begin(), classes.end(), [](const ClassNow& c) { return c.leaves; })) return;
