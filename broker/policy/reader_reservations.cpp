@@ -2,6 +2,7 @@
 #include "broker/policy/reader.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <tuple>
 
@@ -125,7 +126,8 @@ Result<core::Reservation> Reader::reservation(JobClass c, const std::string& key
   return out;
 }
 
-/// Percentages of one device that hold at the same time are at most the whole of it. (Sizes depend on the card: the fleet tells.)
+/// What classes have reserved of one device at the same time is at most the whole of it; of several reservations of one class the
+/// largest counts. (Sizes depend on the card: the fleet tells.)
 Result<void> Reader::reserved_in_all() const {
   const auto& all = policy_.reservations;
   std::set<std::string> looked_at;
@@ -143,11 +145,17 @@ Result<void> Reader::reserved_in_all() const {
       }
     }
     std::sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) { return std::tie(a.at_ms, a.percent, a.reservation) < std::tie(b.at_ms, b.percent, b.reservation); });
-    std::int32_t sum = 0;
-    for (const Step& step : steps)
-      if ((sum += step.percent) > 100)
+    std::array<std::multiset<std::int32_t>, kJobClasses> open;
+    for (const Step& step : steps) {
+      auto& parts = open[static_cast<std::size_t>(all[step.reservation].for_class)];
+      if (step.percent > 0) parts.insert(step.percent);
+      else parts.erase(parts.find(-step.percent));
+      std::int32_t sum = 0;
+      for (const auto& of_class : open) sum += of_class.empty() ? 0 : *of_class.rbegin();
+      if (sum > 100)
         return fail(Errc::usage, places_[step.reservation] + ": reservations of " + to_string(one.device) + " that hold at the same time add up to " + std::to_string(sum) + "% of it",
                     "make one of them smaller, or give them windows that do not overlap");
+    }
   }
   return {};
 }

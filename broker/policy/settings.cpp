@@ -36,7 +36,7 @@ void add_class(std::vector<Setting>& all, JobClass c, const core::ClassPolicy& d
   add("grace", SettingType::duration, typed(d.grace), "from being asked to leave to being killed");
   add("checkpoint_interval", SettingType::duration, typed(d.checkpoint_interval), "how often its jobs checkpoint: stopping one never costs more than this");
   add("running_max", SettingType::number, std::to_string(d.running_max), "most jobs that run at once; 0 = no cap");
-  add("queued_max", SettingType::number, std::to_string(d.queued_max), "most unfinished jobs; beyond it submits get QUEUE_FULL; 0 = no cap");
+  add("queued_max", SettingType::number, std::to_string(d.queued_max), "most jobs that wait to start; beyond it submits get QUEUE_FULL; 0 = no cap");
   add("reserve[].device", SettingType::text, "", "\"GPU-…\", \"label:NAME\", \"HOST/INDEX\", \"INDEX\" while one host is known, or \"*\" = every device");
   add("reserve[].vram", SettingType::text, "", "kept for this class: a size \"6GiB\", a part of the card \"25%\", or \"loaded\" = what its warm models hold");
   add("reserve[].when", SettingType::text, "always", "a window: \"mon-fri 07:00-22:00\"");

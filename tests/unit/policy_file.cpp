@@ -290,10 +290,14 @@ TEST(PolicyMistakes, in_reservations_are_told) {
   EXPECT_THAT(reserve(R"({device = "gpu0", vram = "1GiB"})"), StartsWith("USAGE gpuq.toml:4:13: class.inference.reserve[0].device: 'gpu0' names no device | write a UUID (GPU-…), label:NAME, HOST/INDEX"));
   EXPECT_THAT(reserve(R"({device = "*", vram = "1GiB"}, {device = "*", vram = "2GiB"})"),
               StartsWith("USAGE gpuq.toml:4:43: class.inference.reserve[1]: * has such a reservation already, in gpuq.toml:4:12 | "));
-  EXPECT_THAT(reserve(R"({device = "*", vram = "60%"}, {device = "h/0", vram = "50%", when = "sat"})"),
-              StartsWith("USAGE gpuq.toml:4:42: reservations of h/0 that hold at the same time add up to 110% of it | "));
-  EXPECT_EQ(reserve(R"({device = "h/0", vram = "60%", when = "sun"}, {device = "h/0", vram = "50%", when = "sat"})"), "accepted") << "never at the same time";
-  EXPECT_EQ(reserve(R"({device = "h/1", vram = "60%"}, {device = "h/0", vram = "50%"})"), "accepted") << "not on the same device";
+  EXPECT_EQ(reserve(R"({device = "*", vram = "60%"}, {device = "h/0", vram = "50%", when = "sat"})"), "accepted") << "of one class's the largest counts";
+  const auto both = [](const std::string& inference, const std::string& training) {
+    return mistake("[policy]\ntime_zone = \"UTC\"\n[class.inference]\nreserve = [" + inference + "]\n[class.training]\nreserve = [" + training + "]\n");
+  };
+  EXPECT_THAT(both(R"({device = "*", vram = "60%"})", R"({device = "h/0", vram = "50%", when = "sat"})"),
+              StartsWith("USAGE gpuq.toml:6:12: reservations of h/0 that hold at the same time add up to 110% of it | "));
+  EXPECT_EQ(both(R"({device = "h/0", vram = "60%", when = "sun"})", R"({device = "h/0", vram = "50%", when = "sat"})"), "accepted") << "never at the same time";
+  EXPECT_EQ(both(R"({device = "h/1", vram = "60%"})", R"({device = "h/0", vram = "50%"})"), "accepted") << "not on the same device";
 }
 
 TEST(PolicyWarnings, tell_what_is_legal_but_hardly_meant) {
