@@ -23,6 +23,7 @@ void Core::State::move_job(Index slot, Verb verb, Token result) {
     arm_waiting(slot);
   } else if (is_terminal(*to)) {
     job.due_ms = 0;
+    job.held = false;
     job.ended_ms = now.wall.ms;
     settling.emplace_back(slot, result);
   }

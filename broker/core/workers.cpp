@@ -72,6 +72,7 @@ void Core::State::on_hello(WorkerHello& e) {
   }
   refresh_worker(index, true);
   watch_worker(index);
+  if (!settings.empty()) (void)enforce_drains();  // it may hold what is to have left by now
 }
 
 void Core::State::on_pulled(WorkerPulled& e) {

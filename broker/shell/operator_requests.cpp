@@ -69,7 +69,7 @@ void Broker::State::on_config(Peer& peer, std::uint64_t request, const wire::Con
   }
   auto answer = to_wire(config.policy->current());
   for (std::string& warning : core->plan(core->policy(), now()).warnings) answer.warnings.push_back(std::move(warning));   // what only the fleet can tell
-  reply(peer, request, answer);
+  say(peer, answer, request);
 }
 
 }  // namespace gq::broker

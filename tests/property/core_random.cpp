@@ -92,6 +92,7 @@ class Chaos {
     i.fixed.body_bytes = static_cast<std::uint32_t>(pick(3000));
     i.body = 1 + pick(1000);
     i.watch = pick(2) == 0;
+    i.strict = pick(10) == 0;
     return i;
   }
   DeviceReport any_device() {
