@@ -14,6 +14,7 @@
 
 #include "worker/child/frame.h"
 #include "worker/executors/batcher.h"
+#include "worker/executors/conversation.h"
 #include "worker/executors/json.h"
 #include "worker/executors/model.h"
 #include "worker/executors/modelhost_work.h"
@@ -30,10 +31,13 @@ class ModelHost {
   explicit ModelHost(int fd) : channel_(fd) {}
 
   int run() {
-    Frame hello;
-    std::string error;
-    if (channel_.receive(hello, error) != child::Channel::Got::frame || hello.type != Type::hello) return 1;
-    if (!greet(hello)) return 1;
+    std::string scratch;
+    backend_ = greet(channel_, {"detect", "infer"}, scratch);
+    if (!backend_) return 1;
+    on_device_lost = [this](const std::string& why) {
+      log(0, "the device is unusable in this process: " + why);
+      ::_exit(kExitDevice);
+    };
     start_threads();
     const int code = read();
     requests_.close();
@@ -44,30 +48,6 @@ class ModelHost {
   }
 
  private:
-  bool greet(const Frame& hello) {
-    DeviceRequest request{.kind = std::string(hello.text("device_kind")), .vram_mib = hello.number("vram_mib"),
-                          .threads = static_cast<int>(hello.number("threads")), .plugin = {}};
-    if (request.kind.empty()) request.kind = "auto";
-    if (request.kind == "simulated") request.kind = "cpu";
-    std::vector<std::string> notes;
-    auto backend = Backend::open(request, notes);
-    for (const auto& n : notes) log(0, n);
-    if (!backend) {
-      log(0, backend.failure().code + ": " + backend.failure().what + "; " + backend.failure().next);
-      return false;
-    }
-    backend_ = std::move(*backend);
-    on_device_lost = [this](const std::string& why) {
-      log(0, "the device is unusable in this process: " + why);
-      ::_exit(kExitDevice);
-    };
-    Frame ready{.type = Type::ready, .id = 0, .fields = {}};
-    ready.add("protocol", std::int64_t{1}).add("pid", std::int64_t{::getpid()}).add("device_name", backend_->name());
-    ready.add("device_kind", to_string(backend_->kind())).add("context_mib", backend_->context_mib());
-    for (const char* kind : {"detect", "infer"}) ready.add("kind", std::string_view(kind));
-    return channel_.send(ready);
-  }
-
   void start_threads() {
     const bool gpu = backend_->kind() == DeviceKind::cuda;
     const auto decoders = std::clamp(std::thread::hardware_concurrency() / 2, 1U, gpu ? 8U : 2U);
@@ -300,16 +280,8 @@ class ModelHost {
 
   // ---- answers
 
-  void log(std::uint64_t id, const std::string& text) {
-    Frame f{.type = Type::log, .id = id, .fields = {}};
-    f.add("text", text);
-    channel_.send(f);
-  }
-  void fail(std::uint64_t id, const Failure& failure) {
-    Frame f{.type = Type::failed, .id = id, .fields = {}};
-    f.add("code", failure.code).add("what", failure.next.empty() ? failure.what : failure.what + "; " + failure.next);
-    channel_.send(f);
-  }
+  void log(std::uint64_t id, const std::string& text) { say_log(channel_, id, text); }
+  void fail(std::uint64_t id, const Failure& failure) { say_failed(channel_, id, failure); }
   void finish_failed(const Work& work, const Failure& failure) {
     fail(work.id, failure);
     forget(work.id);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "worker/child/frame.h"
+#include "worker/executors/conversation.h"
 #include "worker/executors/json.h"
 #include "worker/executors/process.h"
 #include "worker/executors/training.h"
@@ -27,26 +28,8 @@ class TrainerChild {
   explicit TrainerChild(int fd) : channel_(fd) {}
 
   int run() {
-    Frame hello;
-    std::string error;
-    if (channel_.receive(hello, error) != child::Channel::Got::frame || hello.type != Type::hello) return 1;
-    scratch_ = hello.text("scratch");
-    DeviceRequest request{.kind = std::string(hello.text("device_kind")), .vram_mib = hello.number("vram_mib"),
-                          .threads = static_cast<int>(hello.number("threads")), .plugin = {}};
-    if (request.kind.empty()) request.kind = "auto";
-    if (request.kind == "simulated") request.kind = "cpu";
-    std::vector<std::string> notes;
-    auto backend = Backend::open(request, notes);
-    for (const auto& n : notes) log(0, n);
-    if (!backend) {
-      log(0, backend.failure().code + ": " + backend.failure().what + "; " + backend.failure().next);
-      return 1;
-    }
-    Frame ready{.type = Type::ready, .id = 0, .fields = {}};
-    ready.add("protocol", std::int64_t{1}).add("pid", std::int64_t{::getpid()}).add("device_name", (*backend)->name());
-    ready.add("device_kind", to_string((*backend)->kind())).add("context_mib", (*backend)->context_mib()).add("kind", std::string_view("train.detector"));
-    if (!channel_.send(ready)) return 1;
-
+    const auto backend = greet(channel_, {"train.detector"}, scratch_);
+    if (!backend) return 1;
     std::thread([this] { read(); }).detach();   // ends with the process
     std::optional<Frame> job;
     {
@@ -54,7 +37,7 @@ class TrainerChild {
       changed_.wait(lock, [&] { return job_.has_value() || stopped_; });
       job = std::move(job_);
     }
-    if (job) train(*job, **backend);
+    if (job) train(*job, *backend);
     return 0;
   }
 
@@ -186,16 +169,8 @@ class TrainerChild {
     channel_.send(done);
   }
 
-  void log(std::uint64_t id, const std::string& text) {
-    Frame f{.type = Type::log, .id = id, .fields = {}};
-    f.add("text", text);
-    channel_.send(f);
-  }
-  void fail(std::uint64_t id, const Failure& failure) {
-    Frame f{.type = Type::failed, .id = id, .fields = {}};
-    f.add("code", failure.code).add("what", failure.next.empty() ? failure.what : failure.what + "; " + failure.next);
-    channel_.send(f);
-  }
+  void log(std::uint64_t id, const std::string& text) { say_log(channel_, id, text); }
+  void fail(std::uint64_t id, const Failure& failure) { say_failed(channel_, id, failure); }
 
   child::Channel channel_;
   std::string scratch_;

@@ -15,6 +15,7 @@
 #include "common/net/asio.h"
 #include "common/vocabulary/errors.h"
 #include "common/wire/messages.h"
+#include "worker/runtime/sha256.h"
 
 namespace gq::worker {
 
@@ -24,20 +25,6 @@ struct CachedFile {
   std::uint64_t bytes{};
 };
 using Pinned = std::shared_ptr<const CachedFile>;
-
-class Sha256 {
- public:
-  Sha256();
-  ~Sha256();
-  Sha256(Sha256&&) noexcept;
-  Sha256& operator=(Sha256&&) noexcept;
-  void add(std::string_view bytes);
-  BlobDigest finish();
-
- private:
-  void* state_;
-};
-Result<BlobDigest> sha256_of_file(const std::string& path, std::uint64_t& bytes);
 
 class Blobs {
  public:

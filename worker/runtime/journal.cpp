@@ -12,7 +12,7 @@
 
 #include "common/log.h"
 #include "common/wire/codec.h"
-#include "worker/runtime/blobs.h"
+#include "worker/runtime/sha256.h"
 
 namespace gq::worker {
 namespace {

@@ -216,7 +216,7 @@ class Session {
   void check_fences(Instant now, Actions& out);
   void check_leaving(Instant now, Actions& out);
   bool saw_number(std::uint64_t number);                        ///< false: seen before
-  // session_jobs.cpp: jobs
+  // session_jobs.cpp: jobs; session_journal.cpp: the way of an end
   void on_assign(Instant now, wire::Assign&& message, std::string_view body, Actions& out);
   void take(Instant now, wire::AssignItem&& item, std::string_view body, Actions& out);
   std::optional<std::pair<Errc, std::string>> objection(const wire::AssignItem& item, Actions& out);
