@@ -35,11 +35,16 @@ JobId Core::State::first_job(Index shape) const {
 std::size_t Core::State::plans_wanted(Index shape) const {
   const Shape& s = shapes[shape];
   if (s.ready == 0) return 0;
-  if (!kKinds[s.needs.kind].uses_model) return std::min<std::size_t>(s.ready, kPlansPerShape);
+  std::size_t most = kPlansPerShape;
+  if (const std::size_t cap = config.policy.of(s.needs.job_class).running_max; cap != 0) {
+    const std::size_t run = running_of(s.needs.job_class);
+    most = std::min(most, cap > run ? cap - run : 0);
+  }
+  if (!kKinds[s.needs.kind].uses_model) return std::min<std::size_t>(s.ready, most);
   const Index version = resolved(s);
   if (version == kNone) return 0;
   const std::size_t content = content_with(s, version);  // jobs that are better served by what is loaded already
-  return s.ready <= content ? 1 : std::min((s.ready - content + kJobsPerLoad - 1) / kJobsPerLoad, kPlansPerShape);
+  return std::min(s.ready <= content ? 1 : (s.ready - content + kJobsPerLoad - 1) / kJobsPerLoad, most);
 }
 
 // ---- room
@@ -127,7 +132,7 @@ bool Core::State::comes_true(const Plan& plan) const {
 Index Core::State::make_plan(Index shape, Plan::Kind kind, Proposal& proposal) {
   const Index index = plans.make();
   for (const Index device : proposal.devices)
-    if (const Index other = devices[device].plan; other != kNone) drop_plan(other);  // of a lower class, or this shape's own reservation
+    if (const Index other = devices[device].plan; other != kNone) drop_plan(other);  // of somebody further back in line, or this shape's own reservation
   Plan& plan = plans[index];
   plan.kind = kind;
   plan.shape = shape;

@@ -53,7 +53,7 @@ struct Core::State::Ground {
   Index device;
   Mib need{};
   std::vector<Index> open;             ///< lanes where it fits once everything that may leave has left
-  Without leaving;                     ///< free: it leaves anyway, or a plan of a lower class gives way
+  Without leaving;                     ///< free: it leaves anyway, or a plan for somebody further back in line gives way
   std::vector<Leaver> forced;          ///< attempts beside which the shape may not run
   std::vector<Leaver> units;
   mutable Without scratch;
@@ -88,9 +88,9 @@ struct Core::State::Ground {
     const Device& d = state.devices[device];
     if (d.plan != kNone) {
       const Plan& plan = state.plans[d.plan];
-      const bool own = plan.shape == index;
-      const std::uint8_t mine = state.config.policy.rank(by);
-      if (own ? plan.kind != Plan::Kind::reserve : state.config.policy.rank(state.shapes[plan.shape].needs.job_class) <= mine) return false;
+      const Shape& owner = state.shapes[plan.shape];
+      const bool first = index != kNone ? shape.key < owner.key : state.config.policy.rank(by) < state.config.policy.rank(owner.needs.job_class);
+      if (plan.shape == index ? plan.kind != Plan::Kind::reserve : !first) return false;
     }
     if (d.model_holds != 0 && state.any_exclusion && !force_models()) return false;
     for (const Charge& c : d.charges) {

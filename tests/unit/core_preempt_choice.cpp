@@ -178,6 +178,18 @@ TEST_F(Choice, of_a_higher_class_overrides_a_plan_of_a_lower_one) {
   EXPECT_EQ(state(trains), JobState::ready);
 }
 
+TEST_F(Choice, of_a_job_with_precedence_overrides_the_plan_of_one_behind_it) {
+  const PeerId w = gpu_worker("w", {.devices = {gpu("GPU-0")}});
+  const JobId draws = running(w, synthesis(1, {9000}));
+  const JobId slow = submitted(with(inference(2, {6000}), [](SubmitItem& i) { i.fixed.priority = 1; }));
+  EXPECT_EQ(state(draws), JobState::yielding);
+  const JobId urgent = submitted(with(inference(3, {7000}), [](SubmitItem& i) { i.fixed.priority = 9; }));
+  yields(w, draws);
+  EXPECT_EQ(state(urgent), JobState::running);
+  EXPECT_EQ(state(slow), JobState::ready);
+  EXPECT_EQ(core->totals().preempted, 1U);
+}
+
 // ---- guards
 
 struct Guards : PreemptStory {
@@ -222,6 +234,20 @@ TEST_F(Guards, a_job_that_says_never_and_a_class_that_is_not_preemptible_stay) {
   wait(60s);
   EXPECT_FALSE(is_asked(never));
   EXPECT_FALSE(is_asked(draws));
+}
+
+TEST_F(Guards, nobody_leaves_for_a_job_that_its_class_cap_keeps_from_starting) {
+  under([](Policy& p) { p.of(JobClass::inference).running_max = 1; });
+  const JobId one = running(w, synthesis(1, {4000}));
+  const JobId two = running(w, synthesis(2, {4000}));
+  submit({inference(3, {5000}), inference(4, {5000})});
+  wait(2s);
+  EXPECT_NE(is_asked(one), is_asked(two)) << "one at a time";
+  for (const JobId& id : {one, two})
+    if (is_asked(id)) yields(w, id);
+  EXPECT_EQ(state(job_id(3)), JobState::running);
+  wait(5s);
+  EXPECT_EQ(core->totals().preempted, 1U);
 }
 
 TEST_F(Guards, a_job_that_was_evicted_often_runs_longer_each_time_and_may_finish_in_the_end) {
