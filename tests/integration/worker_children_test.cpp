@@ -145,6 +145,37 @@ TEST_F(WorkerChildren, a_drained_trainer_yields_and_the_next_worker_resumes_at_i
   EXPECT_EQ(client->status(id).losses, 0U);
 }
 
+TEST_F(WorkerChildren, a_trainer_preempted_by_hand_goes_on_at_the_step_where_it_left) {
+  start_worker();
+  const JobId id = train("150");
+  loop.until([&] { return client->status(id).progress_step >= 20; }, "twenty steps");
+  const auto reply = client->ask<wire::CommandReply>(wire::Command{"preempt", {id}, "", "by hand", 10'000});
+  ASSERT_EQ(reply.items.size(), 1U);
+  EXPECT_TRUE(reply.items[0].ok) << reply.items[0].what;
+  const Final end = final_of(id);
+  ASSERT_EQ(end.state, JobState::succeeded) << end.code << ": " << end.what;
+  EXPECT_EQ(end.attempt, 2U);
+  const wire::JobStatus status = client->status(id);
+  EXPECT_GE(std::stoull(end.values.at("first_step")), 20U) << "no step is lost";
+  EXPECT_EQ(status.losses + status.failures, 0U);
+  EXPECT_EQ(children_seen().size(), 2U);
+}
+
+TEST_F(WorkerChildren, a_model_that_nobody_uses_makes_room_for_a_training_that_needs_the_whole_card) {
+  worker_environment.push_back("GPUQ_MODEL_IDLE_S=600");
+  start_worker({"--simulate-gpus", "8GiB"});
+  ASSERT_EQ(final_of(infer()).state, JobState::succeeded);
+  auto item = job("train.detector");
+  const auto card = client->ask<wire::WorkersReply>(wire::WorkersQuery{}).workers.at(0).devices.at(0);
+  item.budget_min_mib = item.budget_max_mib = card.device.total_mib - card.device.total_mib / 20 - 100;
+  wire::JobBody body;
+  body.params["steps"] = "20";
+  const Final end = final_of(submit(item, body));
+  EXPECT_EQ(end.state, JobState::succeeded) << end.code << ": " << end.what;
+  EXPECT_NE(program.log().find("model_evicted"), std::string::npos) << program.log();
+  EXPECT_EQ(final_of(infer()).state, JobState::succeeded);
+}
+
 TEST_F(WorkerChildren, cancelling_a_trainer_ends_its_process) {
   start_worker();
   const JobId id = train("1000000");
