@@ -146,7 +146,7 @@ void print_job(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
     line("after", text);
   }
   line("retry of", job.retry_of);
-  if (!job.reason.empty()) line("waits for", job.reason);
+  if (!job.reason.empty() && (job.state != "yielding" || job.leave_reason.empty())) line("waits for", job.reason);   // else said above
   else if (job.held && is_waiting(job)) line("waits for", "its release: gpuq release " + job.id);
   else if (job.state == "ready") line("waits for", job.ahead == 0 ? "its turn" : ahead_text(job.ahead) + " of it");
   if (job.state == "ready") line("why", "gpuq explain " + job.id);
