@@ -3,7 +3,6 @@
 // What no waiting at this place can change comes first, what changes with every job comes last: so the latest no is the closest to
 // yes, and it is what `reason` and `explain` show. `without` lets a preemption plan ask about the place as if some had left.
 #include <algorithm>
-#include <chrono>
 
 #include "broker/core/placement.h"
 
