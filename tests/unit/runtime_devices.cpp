@@ -114,12 +114,16 @@ TEST_F(Cards, released_memory_is_believed_when_the_card_says_so_too) {
     return holds();
   };
   ASSERT_TRUE(until([&] { return !seen.empty() && seen[0].used_by_us_mib == 3000; }));
+  EXPECT_FALSE((*devices)->is_outdated(kFirst));
   EXPECT_FALSE(freed) << "its context and 2,500 MiB more are still there";
   write(state, line + " mib=400\n");
   EXPECT_TRUE(until([&] { return freed; }));
   freed = false;
   (*devices)->when_freed(io, "GPU-00000001-1111-2222-3333-444444444444", child, 0, [&] { freed = true; });
   EXPECT_TRUE(until([&] { return freed; })) << "no figure there: its word has to do";
+  (*devices)->remove_group(kFirst, child);
+  EXPECT_TRUE((*devices)->is_outdated(kFirst));
+  EXPECT_TRUE(until([&] { return !(*devices)->is_outdated(kFirst); })) << "measured again at once";
 }
 
 // ---- pretend cards fare as a file says
@@ -167,6 +171,7 @@ TEST(RoomOnADevice, is_what_driver_others_and_promises_leave) {
   EXPECT_EQ(room_on(card(1400, 0), 0), 6792) << "1,000 MiB belong to others";
   EXPECT_EQ(room_on(card(1400, 0), 5600), 1192) << "and 5,600 are promised, though not used yet";
   EXPECT_EQ(room_on(card(6000, 4600), 0), 7792 - 1000 - (4600 - 409)) << "a child that was given up and is not dead yet";
+  EXPECT_EQ(room_on(card(6000, 4600), 0, false), 7792 - 1000) << "measured before it ended: its successor does not wait for the next look";
   EXPECT_EQ(room_on(card(6000, 4600), 4500), 7792 - 1000 - 4500) << "a child within its budget and a little";
 }
 

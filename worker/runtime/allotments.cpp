@@ -11,10 +11,10 @@ constexpr std::int64_t kOvershootShare = 20;   // of the card, 5 %: contexts and
 
 }  // namespace
 
-std::int64_t room_on(const wire::Device& device, std::int64_t promised_mib) {
+std::int64_t room_on(const wire::Device& device, std::int64_t promised_mib, bool current) {
   const std::int64_t foreign = std::max<std::int64_t>(0, device.used_mib - device.driver_mib - device.used_by_us_mib);
   const bool measured = static_cast<DeviceKind>(device.kind) == DeviceKind::cuda;
-  const std::int64_t ours = measured ? device.used_by_us_mib - device.total_mib / kOvershootShare : 0;
+  const std::int64_t ours = measured && current ? device.used_by_us_mib - device.total_mib / kOvershootShare : 0;
   return device.total_mib - device.driver_mib - foreign - std::max(promised_mib, ours);
 }
 
@@ -27,7 +27,7 @@ Result<Allotment> Allotments::book(const std::vector<std::string>& uuids, std::i
   for (const std::string& uuid : uuids) {
     const wire::Device* device = devices_.by_uuid(uuid);
     if (device == nullptr) return fail(Errc::not_here, "no device " + uuid + " here");
-    if (const std::int64_t room = room_on(*device, promised(uuid)); mib > room)
+    if (const std::int64_t room = room_on(*device, promised(uuid), !devices_.is_outdated(uuid)); mib > room)
       return fail(Errc::no_fit, std::to_string(mib) + " MiB do not fit " + uuid + " now: " + std::to_string(std::max<std::int64_t>(0, room)) +
                                     " MiB are really free, " + std::to_string(promised(uuid)) + " MiB belong to children that live");
   }

@@ -38,7 +38,7 @@ class Allotments {
   std::shared_ptr<Promised> promised_;
 };
 
-/// What may still be promised of a device, by its last measurement.
-std::int64_t room_on(const wire::Device& device, std::int64_t promised_mib);
+/// What may still be promised of a device, by its last measurement. `current` = no child of ours has ended since.
+std::int64_t room_on(const wire::Device& device, std::int64_t promised_mib, bool current = true);
 
 }  // namespace gq::worker

@@ -145,6 +145,7 @@ struct Devices::State {
   std::map<std::string, std::int64_t> foreign_mib;      ///< last seen without children of ours: what others hold
   std::thread monitor;
   struct Wait { std::string uuid; pid_t group{}; std::int64_t left_mib{}; std::function<void()> done; };
+  std::uint64_t removals{};                             ///< of groups; a change is measured at once
   std::vector<Wait> waits;                              ///< for memory to be free; looked at every 50 ms
   std::map<std::pair<std::string, pid_t>, std::int64_t> group_mib;   ///< measured, by device and group; absent = no figure
 
@@ -176,6 +177,9 @@ void Devices::add_group(const std::string& uuid, pid_t group) {
 void Devices::remove_group(const std::string& uuid, pid_t group) {
   const std::lock_guard lock(state_->mutex);
   state_->groups[uuid].erase(group);
+  if (!state_->nvml) return;                            // elsewhere nothing is decided by what is measured
+  outdated_[uuid] = ++state_->removals;
+  state_->wake.notify_all();
 }
 
 Result<std::unique_ptr<Devices>> Devices::find(const DeviceChoice& choice, const std::string& worker) {
@@ -325,23 +329,25 @@ void Devices::when_freed(asio::io_context& io, const std::string& uuid, pid_t gr
 }
 
 void Devices::watch(asio::io_context& io, Changed changed) {
-  state_->monitor = std::thread([state = state_, &io, changed = std::move(changed)] {
+  state_->monitor = std::thread([this, state = state_, &io, changed = std::move(changed)] {
     std::vector<wire::Device> devices = state->list;
     std::unique_lock lock(state->mutex);
     while (!state->stop) {
       const auto ours = state->groups;
+      const std::uint64_t removals = state->removals;
       lock.unlock();
       devices = state->measure(devices, ours);
-      asio::post(io, [weak = std::weak_ptr<State>(state), devices, changed] {
+      asio::post(io, [this, weak = std::weak_ptr<State>(state), devices, changed, removals] {
         if (const auto alive = weak.lock()) {
           alive->list = devices;
+          std::erase_if(outdated_, [&](const auto& o) { return o.second <= removals; });
           changed(devices);
         }
       });
       lock.lock();
       for (auto& done : state->settle_waits()) asio::post(io, std::move(done));
       const auto patience = state->waits.empty() ? std::chrono::milliseconds(1000) : std::chrono::milliseconds(50);
-      state->wake.wait_for(lock, patience, [&, known = state->waits.size()] { return state->stop || state->waits.size() != known; });
+      state->wake.wait_for(lock, patience, [&, known = state->waits.size()] { return state->stop || state->waits.size() != known || state->removals != removals; });
     }
   });
 }

@@ -46,6 +46,8 @@ class Devices {
   /// Which process groups of ours live on a device: what they use is told apart from foreign use.
   void add_group(const std::string& uuid, pid_t group);
   void remove_group(const std::string& uuid, pid_t group);
+  /// A group of ours has ended there since the last measurement: what it says of our use is too much.
+  [[nodiscard]] bool is_outdated(const std::string& uuid) const { return outdated_.contains(uuid); }
   /// `done` (on `io`) once a child that says it has let go of its memory measurably holds at most `left_mib` on the device, or is gone. At
   /// once where that cannot be measured (no card, no figures per process): then the child's word has to do.
   void when_freed(asio::io_context& io, const std::string& uuid, pid_t group, std::int64_t left_mib, std::function<void()> done);
@@ -54,6 +56,7 @@ class Devices {
   Devices();
   struct State;
   std::shared_ptr<State> state_;
+  std::map<std::string, std::uint64_t> outdated_;   ///< by device: which removal the next measurement must have seen
 };
 
 /// Resident MiB of all processes whose group is in `groups`.
