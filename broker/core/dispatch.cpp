@@ -111,6 +111,7 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   hold.is_suspect = shapes[shape].suspect;
   hold.version = hold.is_model ? resolved(shapes[shape]) : kNone;
   hold.granted = pick.granted;
+  hold.plan = plan_stamp;
 
   job.attempt++;
   job.nonce = next_nonce();
@@ -129,14 +130,13 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   job.model_version = hold.version == kNone ? 0 : texts.intern(versions[hold.version].record.version);
 
   ++lane.used;
-  const std::uint64_t reservation = pick.backfills == kNone ? 0 : plans[pick.backfills].stamp;
   started_on(shape, pick.devices);
   shapes[shape].waits_since = lease_now().time_since_epoch().count();
   charge_hold(h, pick.loads);
   if (pick.loads.value > 0) packing.count(pick.loads.value);
   refresh_lane(pick.lane, false);
   stop_awaiting(shape);
-  if (reservation != 0) backfilled(h, pick.backfills);
+  if (pick.backfills != kNone) backfilled(h, pick.backfills);
   uncommitted.push_back({job.seq, slot, job.attempt, gathering, 0});
   ++totals.assigned;
   move_job(slot, Verb::dispatch);

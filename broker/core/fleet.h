@@ -168,7 +168,7 @@ struct Hold {
   std::uint64_t preempt_number{};
   std::uint64_t intent_batch{};    ///< batch that stores the newest intent; repeated only once it is durable
   std::string preempt_reason;
-  std::uint64_t plan{};            ///< stamp of the reservation that waits for its end
+  std::uint64_t plan{};            ///< the newest plan when it was granted: reservations made later wait for its end
   Duration preempt_deadline{};
   Instant run_since{};             ///< on the lease clock: STARTED, as far as known
   Instant safe_since{};            ///< on the lease clock: of its last acknowledged checkpoint, else as run_since

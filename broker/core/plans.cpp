@@ -62,7 +62,7 @@ Mib Core::State::held_for(Index shape, Index device) const {
 Mib Core::State::coming(const Plan& plan, Index device) const {
   Mib sum;
   const auto leaves = [&](Index h) {
-    return is_leaving(holds[h]) || (plan.kind == Plan::Kind::reserve && holds[h].plan == plan.stamp);
+    return is_leaving(holds[h]) || (plan.kind == Plan::Kind::reserve && holds[h].plan < plan.stamp);
   };
   for (const Charge& c : devices[device].charges) {
     const bool counts = c.kind == Charge::Kind::ghost || (c.kind == Charge::Kind::job && leaves(c.hold)) ||
@@ -101,7 +101,7 @@ bool Core::State::comes_true(const Plan& plan) const {
     Without w;
     for (const Charge& c : devices[device].charges) {
       const bool expected = c.hold != kNone && (c.kind == Charge::Kind::job || c.kind == Charge::Kind::model) &&
-                            (is_leaving(holds[c.hold]) || (plan.kind == Plan::Kind::reserve && holds[c.hold].plan == plan.stamp));
+                            (is_leaving(holds[c.hold]) || (plan.kind == Plan::Kind::reserve && holds[c.hold].plan < plan.stamp));
       const bool evicted = c.kind == Charge::Kind::model && c.lane != kNone && lanes[c.lane].evicting;
       if (expected) w.holds.push_back(c.hold);
       if (evicted) w.lanes.push_back(c.lane);
@@ -146,9 +146,6 @@ Index Core::State::make_plan(Index shape, Plan::Kind kind, Proposal& proposal) {
   plans_of[shape].push_back(index);
   ++totals.plans_made;
   if (kind == Plan::Kind::reserve) {
-    for (const Index device : plan.devices)
-      for (const Charge& c : devices[device].charges)
-        if (c.hold != kNone && (c.kind == Charge::Kind::job || c.kind == Charge::Kind::model)) holds[c.hold].plan = plan.stamp;
     hold_room(index);
     return index;
   }

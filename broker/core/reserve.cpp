@@ -120,9 +120,9 @@ bool Core::State::pick_backfill(Index index, Pick& pick) {
   return false;
 }
 
-/// The reservation counts on its end, too.
+/// The reservation counts on its end, too, as if it had been there before.
 void Core::State::backfilled(Index hold, Index plan) {
-  holds[hold].plan = plans[plan].stamp;
+  holds[hold].plan = 0;
   hold_room(plan);
 }
 
