@@ -23,7 +23,9 @@ namespace gq::test {
 class ScriptedBroker {
  public:
   explicit ScriptedBroker(Loop& l)
-      : loop(l), port_(l.context, l.io, {.received = [this](const net::Speaker& who, net::Packet&& packet) { on_packet(who, std::move(packet)); }, .malformed = {}, .drained = {}, .link_lost = {}}) {
+      : loop(l),
+        port_(l.context, l.io, {.received = [this](const net::Speaker& who, net::Packet&& packet) { on_packet(who, std::move(packet)); },
+                                .malformed = {}, .drained = {}, .link_lost = {}}) {
     net::RouterPort::Options options;
     options.endpoint = "tcp://127.0.0.1:*";
     options.insecure_role = net::Role::worker;
