@@ -67,6 +67,7 @@ namespace {
 struct Sums {
   std::uint64_t by[kJobClasses][kJobStates]{};
   std::uint64_t queued_bytes{}, final_bytes{}, unfinished{};
+  std::unordered_map<Index, std::uint64_t> unfinished_of;
 };
 
 }  // namespace
@@ -97,6 +98,7 @@ void Core::State::check_all() const {
     } else {
       sums.queued_bytes += job.body_bytes;
       ++sums.unfinished;
+      ++sums.unfinished_of[job.owner];
     }
     if (job.state == JobState::blocked) check(extra(job) != nullptr && (extra(job)->parents_left > 0 || !amends.empty()), "blocked by nothing");
     if (const Extra* x = extra(job); x != nullptr && !x->unique.empty() && !is_terminal(job.state)) {
@@ -109,6 +111,7 @@ void Core::State::check_all() const {
   check(sums.queued_bytes == totals.queued_bytes, "queued bytes are wrong");
   check(sums.final_bytes == totals.final_bytes, "final bytes are wrong");
   check(sums.unfinished == unfinished, "the count of unfinished jobs is wrong");
+  check(sums.unfinished_of == unfinished_of, "an owner's count of unfinished jobs is wrong");
   for (const auto& [key, slot] : uniques)
     check(extra(jobs[slot]) != nullptr && extra(jobs[slot])->unique == key && !is_terminal(jobs[slot].state), "a unique key is held by nobody");
 

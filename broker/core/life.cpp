@@ -60,7 +60,7 @@ void Core::State::settle() {
 
 void Core::State::settle_one(Index slot, Token result) {
   Job& job = jobs[slot];
-  --unfinished;
+  count_unfinished(job.owner, -1);
   totals.queued_bytes -= job.body_bytes;
   if (job.state == JobState::succeeded) ++totals.succeeded;
   if (job.state == JobState::failed || job.state == JobState::quarantined) ++totals.failed;

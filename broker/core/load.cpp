@@ -69,7 +69,7 @@ void Core::State::load(const Image& image) {
       finals_found.push_back(slot);
       continue;
     }
-    ++unfinished;
+    count_unfinished(jobs[slot].owner, 1);
     totals.queued_bytes += job.body_bytes;
     if (!f.unique.empty()) uniques.emplace(f.unique, slot);
     if (f.deadline.ms != 0) arm_wall(f.deadline, TimerKind::deadline, slot, job.seq);

@@ -135,6 +135,7 @@ struct Core::State {
   std::vector<Index> amends;            ///< found by load: blocked jobs whose parents are settled already
   Totals totals;
   std::uint64_t unfinished{};
+  std::unordered_map<Index, std::uint64_t> unfinished_of;   ///< by owner text
 
   // ---- shapes
   Pool<Shape, 4> shapes;
@@ -240,6 +241,11 @@ struct Core::State {
   void on_retry(RetryReceived& e);
   void on_cancel(CancelReceived& e);
   CancelResult cancel_one(Index slot);
+
+  // ---- tenants.cpp
+  [[nodiscard]] const TenantPolicy* tenant_policy(const std::string& owner) const;
+  [[nodiscard]] std::optional<Error> refuse_tenant_full(const std::string& owner) const;
+  void count_unfinished(Index owner, int more);
 
   // ---- watchers.cpp
   void on_watch(WatchReceived& e);

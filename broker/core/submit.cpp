@@ -98,6 +98,7 @@ std::optional<Error> Core::State::refuse_state(const JobFixed& f) const {
   if (unfinished >= config.limits.jobs_max)
     return Error{Errc::queue_full, std::to_string(unfinished) + " jobs are waiting or running", "wait, or cancel some"};
   if (auto full = refuse_class_full(f.needs.job_class)) return full;
+  if (auto full = refuse_tenant_full(f.owner)) return full;
   if (totals.queued_bytes + f.body_bytes > config.queued_bytes_max)
     return Error{Errc::queue_full, "the arguments of waiting jobs fill their budget", "wait, or pass large inputs as files"};
   if (totals.final_bytes > config.final_bytes_max)
@@ -152,7 +153,7 @@ Index Core::State::create(JobFixed& f, Token body, JobId body_of) {
   f.submitted = {last_submitted_ms = std::max(last_submitted_ms, now.wall.ms)};
   const Index slot = remember(f);
   Job& job = jobs[slot];
-  ++unfinished;
+  count_unfinished(job.owner, 1);
   ++totals.submitted;
   totals.queued_bytes += job.body_bytes;
 
