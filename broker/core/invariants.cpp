@@ -21,7 +21,7 @@ std::vector<JobId> Core::overdue(const Moment& now) const {
         ++under_way;
         late = late || s.plans[p].until < lease_now;
       }
-    const bool possible = under_way < s.plans_wanted(key.shape) && !s.find_room(s.shapes[key.shape], key.shape, 1, nullptr).empty();
+    const bool possible = under_way == 0 && s.plans_wanted(key.shape) > 0 && !s.find_room(s.shapes[key.shape], key.shape, 1, nullptr).empty();
     if (late || possible) all.push_back(s.first_job(key.shape));
   }
   return all;
