@@ -1,7 +1,7 @@
 // shapes.cpp - lines of waiting jobs, and which shapes are to be tried.
 #include <algorithm>
 
-#include "broker/core/state.h"
+#include "broker/core/placement.h"
 
 namespace gq::core {
 
@@ -71,8 +71,15 @@ void Core::State::enqueue(Index slot) {
   } else {
     const ShapeKey key{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, order_of(job), job.seq, job.shape};
     if (key < shape.key) rekey(job.shape);
-    if (shape.standing == Standing::parked && shape.ready > shape.recheck_above) make_fresh(job.shape);
+    if (shape.standing == Standing::parked && (shape.ready > shape.recheck_above || is_one_too_many(shape))) make_fresh(job.shape);
   }
+}
+
+/// From this job on another copy of the model is worth its memory: places that were passed over meanwhile are to be asked again.
+bool Core::State::is_one_too_many(const Shape& shape) const {
+  if (shape.ready % kJobsPerLoad != 1 || !kKinds[shape.needs.kind].uses_model) return false;
+  const Index version = resolved(shape);
+  return version != kNone && shape.ready == content_with(shape, version) + 1;
 }
 
 /// Its entry, living or stale, goes: before its priority or its shape changes, which say where the entry would be found.

@@ -268,6 +268,7 @@ struct Core::State {
   Index shape_for(const Needs& needs, bool suspect);
   void release_shape(Index shape);
   void enqueue(Index slot);
+  [[nodiscard]] bool is_one_too_many(const Shape& shape) const;
   void leave_line(Index slot);
   void drop_entry(Index slot);
   [[nodiscard]] std::int64_t order_of(const Job& job) const;

@@ -142,22 +142,21 @@ void Core::State::on_beat(WorkerBeat& e) {
 /// assignments up to `judged_to` are judged: a later one may still be on its way.
 void Core::State::reconcile(Index index, const std::vector<Grant>& running, std::uint64_t judged_to, std::vector<Grant>& revoke) {
   const std::uint64_t stamp = ++reconciliation;
-  for (const Grant& grant : running) {
-    const Index slot = find_current(grant);
-    if (slot != kNone && jobs[slot].hold != kNone) {
-      Hold& hold = holds[jobs[slot].hold];
-      if (hold.worker == index) {
-        mark_started(jobs[slot].hold);
-        hold.seen = stamp;
-        continue;
-      }
-    }
-    if (slot != kNone && jobs[slot].state == JobState::ready && jobs[slot].ended_ms == 0 && adopt(index, slot)) {
-      holds[jobs[slot].hold].seen = stamp;
-      continue;
-    }
+  const auto revoke_unless_new = [&](const Grant& grant) {
     const Index any = jobs.find(grant.job);
     if (judged_to == UINT64_MAX || any == kNone || is_durable(jobs[any])) revoke.push_back(grant);
+  };
+  std::vector<Grant> found;  // thought lost, and alive
+  for (const Grant& grant : running) {
+    const Index slot = find_current(grant);
+    if (slot != kNone && jobs[slot].hold != kNone && holds[jobs[slot].hold].worker == index) {
+      mark_started(jobs[slot].hold);
+      holds[jobs[slot].hold].seen = stamp;
+    } else if (slot != kNone && jobs[slot].state == JobState::ready && jobs[slot].ended_ms == 0) {
+      found.push_back(grant);
+    } else {
+      revoke_unless_new(grant);
+    }
   }
   std::vector<Index> missing;
   for (const Index h : workers[index].holds)
@@ -167,6 +166,13 @@ void Core::State::reconcile(Index index, const std::vector<Grant>& running, std:
   for (const Index slot : missing) {
     if (holds[jobs[slot].hold].started) lose_attempt(slot, "it no longer holds the job");
     else return_offer(slot);
+  }
+  // What was found gets what the kept ones leave.
+  for (const Index h : workers[index].holds) recharge(h);
+  for (const Grant& grant : found) {
+    const Index slot = find_current(grant);
+    if (slot != kNone && jobs[slot].state == JobState::ready && adopt(index, slot)) holds[jobs[slot].hold].seen = stamp;
+    else if (slot == kNone || jobs[slot].hold == kNone || holds[jobs[slot].hold].seen != stamp) revoke_unless_new(grant);
   }
 }
 

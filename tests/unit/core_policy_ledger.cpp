@@ -273,5 +273,66 @@ TEST_F(Ledger, a_neighbour_whose_last_word_is_a_beat_old_is_not_mistaken_for_a_s
   EXPECT_EQ(device("G").foreign, Mib{0});
 }
 
+TEST_F(Ledger, an_attempt_that_was_thought_lost_does_not_come_back_into_memory_that_its_own_worker_holds_for_another) {
+  const auto of = [](std::uint64_t n, JobClass c) {
+    return with(training(n, {4000}, {4000}), [&](SubmitItem& i) {
+      i.fixed.needs.job_class = c;
+      i.fixed.needs.on_preempt = OnPreempt::never;
+    });
+  };
+  const PeerId anna = worker("anna", {.devices = {gpu("G", {4'000})}});
+  const auto lost = submitted(of(1, JobClass::synthesis));
+  started(anna, lost);
+  const Grant alive = grant(lost);
+  const auto other = submitted(of(2, JobClass::training));
+  beat(anna, {});  // it says that it holds nothing: the card goes to the next one
+  ASSERT_EQ(state(other), JobState::running);
+  forget_effects();
+  WorkerHello back = hello("anna", {.devices = {gpu("G", {4'000})}, .running = {alive, grant(other)}});
+  const PeerId peer = back.peer;
+  say(std::move(back));
+  EXPECT_EQ(effects(), (Effects{SendNow{WorkerRejected{anna, Error{Errc::refused, "a newer connection speaks for worker anna", "give each worker process a name of its own"}}},
+                                Send{WorkerWelcome{peer, {alive}, 0}}}));
+  EXPECT_EQ(device("G").granted, Mib{4'000});
+}
+
+TEST_F(Ledger, models_kept_loaded_for_a_class_are_not_evicted_for_another_one) {
+  policy([](Policy& p) {
+    Reservation r = keep(JobClass::inference, "G", {});
+    r.kind = Reservation::Size::loaded;
+    p.reservations = {r};
+  });
+  const PeerId anna = worker("anna", {.devices = {gpu("G")}, .starts = 99});
+  keep_beating("anna");
+  EXPECT_EQ(device("G").reserved, std::vector<std::string>{"inference: what is loaded"});
+  ends(anna, holds_model(anna, 1, {8000}), Outcome::succeeded);
+  const auto train = submitted(training(2, {3000}, {3000}));
+  after(1min);
+  EXPECT_EQ(state(train), JobState::ready);
+  EXPECT_EQ(device("G").warm.size(), 1U);
+  policy([](Policy& p) { p.reservations.clear(); });
+  forget_effects();
+  after(2s);
+  bool evicted = false;
+  for (const Effect& e : effects())
+    if (const auto* s = std::get_if<Send>(&e)) evicted = evicted || std::holds_alternative<EvictModel>(s->message);
+  EXPECT_TRUE(evicted) << "without the reservation an idle model makes room";
+}
+
+TEST_F(Ledger, a_queue_that_shrank_and_grows_again_is_worth_a_copy_on_the_card_that_came_free_meanwhile) {
+  push_model("yolo", 1, {3000});
+  const PeerId anna = worker("anna", {.devices = {gpu("A", {9'500}), gpu("B")}, .starts = 99});
+  const auto blocker = submitted(with(training(1, {9'800}, {9'800}), [](SubmitItem& i) { i.fixed.needs.on_preempt = OnPreempt::never; }));
+  ASSERT_EQ(dynamic(blocker).devices, std::vector<std::string>{"B"});
+  submit({detect(2)});
+  open_warm(anna, 20, "A", "yolo@" + version_of(1), 0);
+  for (std::uint64_t i = 3; i <= 12; ++i) submit({detect(i)});  // ten wait: worth another copy, and there is no room for one
+  pull(anna, 20, 3);                                            // seven wait
+  ends(anna, blocker, Outcome::succeeded);
+  EXPECT_EQ(device("B").granted, Mib{0}) << "not worth it for seven";
+  for (std::uint64_t i = 13; i <= 14; ++i) submit({detect(i)});
+  EXPECT_EQ(device("B").granted, Mib{3000}) << "nine wait";
+}
+
 }  // namespace
 }  // namespace gq::core::story
