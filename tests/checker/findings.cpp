@@ -41,10 +41,20 @@ void Findings::violation(std::string_view rule, JobNumber job, std::string what)
 bool Findings::broke(std::string_view rule) const { return std::find(rules_.begin(), rules_.end(), rule) != rules_.end(); }
 
 std::string Findings::story(JobNumber job, std::size_t notes_max) const {
+  return told([job](const Noted& n) { return n.job == job; }, notes_max);
+}
+
+std::string Findings::story_of_worker(std::uint32_t worker, std::size_t notes_max) const {
+  return told([worker](const Noted& n) {
+    return n.who == worker && (n.job == kNoJob || n.note == Note::started || n.note == Note::ended || n.note == Note::killed) && n.note != Note::committed; }, notes_max);
+}
+
+template <class Which>
+std::string Findings::told(Which which, std::size_t notes_max) const {
   std::vector<Noted> found;
   const std::uint64_t oldest = next_ > ring_.size() ? next_ - ring_.size() : 0;
   for (std::uint64_t i = next_; i > oldest && found.size() < notes_max; --i)
-    if (ring_[(i - 1) & mask_].job == job) found.push_back(ring_[(i - 1) & mask_]);
+    if (which(ring_[(i - 1) & mask_])) found.push_back(ring_[(i - 1) & mask_]);
   std::string text;
   for (auto it = found.rbegin(); it != found.rend(); ++it)
     text += "    " + seconds(it->at_us) + "  " + std::string(to_string(it->note)) + "  who " + std::to_string(it->who) + "  value " +

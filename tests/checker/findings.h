@@ -52,8 +52,12 @@ class Findings {
   [[nodiscard]] std::uint64_t hash() const { return hash_; }
   [[nodiscard]] std::uint64_t notes() const { return next_; }
   [[nodiscard]] std::string story(JobNumber job, std::size_t notes_max = 24) const;
+  /// What is noted of a worker itself, not of its jobs.
+  [[nodiscard]] std::string story_of_worker(std::uint32_t worker, std::size_t notes_max = 12) const;
 
  private:
+  template <class Which>
+  [[nodiscard]] std::string told(Which which, std::size_t notes_max) const;
   static constexpr std::size_t kept_max = 10;
   std::uint64_t seed_;
   std::int64_t now_us_{};

@@ -73,11 +73,11 @@ void History::device(std::uint32_t index, Mib capacity) {
   if (index >= devices_.size()) devices_.resize(index + 1);
   devices_[index].capacity = capacity;
 }
-void History::charge(std::uint32_t index, JobNumber number, Mib size) {
+void History::charge(std::uint32_t index, JobNumber number, Mib size, const std::function<std::string()>& who_else) {
   Device& d = devices_[index];
   d.held += size;
   if (d.held > d.capacity)
-    findings_.violation("overlap", number, "device " + std::to_string(index) + " holds " + std::to_string(d.held.value) + " MiB of " + std::to_string(d.capacity.value));
+    findings_.violation("overlap", number, "device " + std::to_string(index) + " holds " + std::to_string(d.held.value) + " MiB of " + std::to_string(d.capacity.value) + (who_else ? who_else() : ""));
 }
 void History::release(std::uint32_t index, JobNumber number, Mib size) {
   Device& d = devices_[index];

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -42,7 +43,7 @@ class History {
 
   // device memory: `held` is whoever holds it there physically
   void device(std::uint32_t device, Mib capacity);
-  void charge(std::uint32_t device, JobNumber job, Mib size);
+  void charge(std::uint32_t device, JobNumber job, Mib size, const std::function<std::string()>& who_else = {});
   void release(std::uint32_t device, JobNumber job, Mib size);
   /// Still on the card, but the lease has ended and nobody could ask for it back: outside the promise from here on.
   void excuse(std::uint32_t device, Mib size);

@@ -108,6 +108,7 @@ void StoreFold::on(core::JobChanged&& m) {
     violation("attempts only grow", job, "attempt or nonce changed without a grant, " + arrow(was.state, m.now.state));
   if (m.now.failures < was.failures || m.now.losses < was.losses || m.now.preemptions < was.preemptions || m.now.own_losses < was.own_losses)
     violation("counters", job, "a counter went down");
+  if (m.now.evictions < was.evictions || m.now.checkpoint.step < was.checkpoint.step) violation("counters", job, "evictions or the checkpoint's step went down");
   if (is_terminal(was.state) && m.now.state != was.state) violation("single accept", job, "left its final state: " + arrow(was.state, m.now.state));
   if (is_terminal(m.now.state) && !r->finished) {
     r->finished = true;

@@ -52,6 +52,7 @@ void World::route() {
 
 /// A message leaves the broker: noted by the checker, then it is the network's.
 void World::release(core::Message&& message) {
+  if (play && options.verbose) play->tell(message);
   if (const auto* assign = std::get_if<core::Assign>(&message)) {
     const auto to = who(assign->peer);
     history.granted(assign->grant, to ? to->second : UINT32_MAX);

@@ -222,6 +222,7 @@ void Play::close_blocks(std::uint32_t worker, std::uint32_t serial, bool model, 
 void Play::refused(const core::Assign& assign) {
   const JobNumber job = world_.numbers.number(assign.grant.job);
   for (const std::string& uuid : assign.devices) promised_[std::stoul(uuid.substr(4))] -= assign.granted;
+  if (const std::uint16_t m = stream(job).model; m != UINT16_MAX && assign.granted.value > 0 && loading_[m] > 0) --loading_[m];
   rows_[job].granted = false;
   waiting_[record_.jobs[job].stream].insert(job);
 }
@@ -272,6 +273,7 @@ void Play::model_in(std::uint32_t worker, const Warm& m) {
   std::uint16_t index = 0;
   const std::string name = m.model.substr(0, m.model.find('@'));
   while (index < scenario_.models.size() && scenario_.models[index].name != name) ++index;
+  if (loading_[index] > 0) --loading_[index];
   open_block(worker, m.serial, {world_.workers[worker].devices[m.device].global, world_.now_us(), -1, m.size, m.job_class, kNoJob, index, Stop::none});
 }
 

@@ -23,7 +23,7 @@ struct Options {
   Mix mix = Mix::mixed;
   bool light = false;              ///< faults at the rate of a large healthy fleet, not of a torture chamber
   bool operators = false;          ///< policies change, people hold, drain, pause and preempt, cards are shared with strangers
-  bool verbose = false;
+  bool verbose = false;            ///< a line per second of a storm; in a scenario one per start on a card, request to leave, and return
   bool check_every_step = false;   ///< the core's own invariants after every step, which is named on stderr
   std::uint32_t reload_every = 0;  ///< destroy and reload the core at every n-th batch
   std::uint64_t stop_at_batch = 0; ///< destroy the core once, exactly at this batch

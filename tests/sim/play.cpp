@@ -70,6 +70,7 @@ void Play::begin() {
     }
   cards_.resize(record_.cards.size());
   promised_.resize(record_.cards.size());
+  loading_.resize(scenario_.models.size());
   record_.busy.resize(record_.cards.size());
   for (auto& card : record_.busy)
     for (auto& of : card) of.assign(record_.bins(), 0);
@@ -77,6 +78,7 @@ void Play::begin() {
   for (std::uint32_t i = 0; i < world_.workers.size(); ++i)
     if (scenario_.hosts[i].lost_every_us > 0)
       world_.in_us(static_cast<std::int64_t>(exponential(world_.rng, static_cast<double>(scenario_.hosts[i].lost_every_us))), {What::play, kLose, i});
+  world_.in_us(1'000'000, {What::sample, 0, 0});
   for (std::size_t c = 0; c < kJobClasses; ++c) {
     const core::Window* window = scenario_.policy.window(scenario_.policy.classes[c].window);
     if (window == nullptr) continue;
@@ -233,8 +235,21 @@ void Play::decided(const core::Assign& assign) {
     if (assign.devices.size() == 1 && assign.granted.value > 0) inversions(job, global);
     promised_[global] += assign.granted;
   }
+  if (s.model != UINT16_MAX && assign.granted.value > 0) ++loading_[s.model];
   rows_[job].granted = true;
   waiting_[record_.jobs[job].stream].erase(job);
+}
+
+void Play::tell(const core::Message& leaves) const {
+  const auto line = [&](const std::string& text) { std::fprintf(stderr, "%12.4f s  %s\n", static_cast<double>(world_.now_us()) / 1e6, text.c_str()); };
+  const auto named = [&](const JobId& id) {
+    const JobNumber job = world_.numbers.number(id);
+    return job == kNoJob ? std::string("?") : stream(job).name + " #" + std::to_string(job);
+  };
+  if (const auto* assign = std::get_if<core::Assign>(&leaves); assign && assign->granted.value > 0)
+    line("start " + named(assign->grant.job) + " attempt " + std::to_string(assign->grant.attempt) + " on " + assign->devices.front() + " with " + std::to_string(assign->granted.value) + " MiB, from step " + std::to_string(assign->resume.step));
+  else if (const auto* preempt = std::get_if<core::Preempt>(&leaves)) line("ask " + named(preempt->grant.job) + " to leave: " + preempt->reason);
+  else if (const auto* out = std::get_if<core::EvictModel>(&leaves)) line("ask model " + out->model + " to leave " + out->device);
 }
 
 void Play::inversions(JobNumber starts, std::uint32_t global) {
@@ -250,6 +265,8 @@ void Play::inversions(JobNumber starts, std::uint32_t global) {
     if (waiting_[i].empty() || s.devices != 1 || policy.rank(s.job_class) >= policy.rank(stream(starts).job_class)) continue;
     const JobNumber job = *waiting_[i].begin();
     if (world_.now_us() - rows_[job].waiting_since_us < 100'000) continue;
+    const core::JobRecord* known = world_.store.find(job);  // of a job whose machine has just gone the core does not know yet
+    if (known == nullptr || known->dynamic.state != JobState::ready) continue;
     const core::ClassPolicy& of = policy.of(s.job_class);
     if (const core::Window* window = policy.window(of.window); window != nullptr && !window->open_at(world_.moment().wall.ms)) continue;
     if (!of.devices.empty() && std::none_of(of.devices.begin(), of.devices.end(), [&](const auto& d) { return selects(d, w, device); })) continue;
@@ -257,13 +274,18 @@ void Play::inversions(JobNumber starts, std::uint32_t global) {
     if (s.model != UINT16_MAX) {  // loaded or loading somewhere: it waits for its turn there
       const std::string name = scenario_.models[s.model].name + "@v1";
       const auto has = [&](const WorkerRow& one) { return std::any_of(one.warm.begin(), one.warm.end(), [&](const Warm& m) { return m.model == name; }); };
-      if (std::any_of(world_.workers.begin(), world_.workers.end(), has)) continue;
+      if (loading_[s.model] > 0 || std::any_of(world_.workers.begin(), world_.workers.end(), has)) continue;
     }
     const bool beside = std::any_of(cards_[global].shares.begin(), cards_[global].shares.end(), [&](const Share& x) { return policy.excludes(s.job_class, x.job_class); });
     if (beside || of.running_max != 0) continue;
     std::int64_t need = s.model != UINT16_MAX ? scenario_.models[s.model].vram.value : s.vram_min.value;
     if (need == 0) need = kKinds[s.kind].default_budget.value;
-    if (free >= need) ++record_.classes[static_cast<std::size_t>(s.job_class)].inversions;
+    if (free < need) continue;
+    ++record_.classes[static_cast<std::size_t>(s.job_class)].inversions;
+    if (record_.inversions.size() < 5)
+      record_.inversions.push_back("at " + std::to_string(world_.now_us() / 1'000'000) + " s " + stream(starts).name + " #" + std::to_string(starts) + " starts on " + record_.card_names[global] + " with " +
+                                   std::to_string(free) + " MiB free, " + s.name + " #" + std::to_string(job) + " waits for " + std::to_string(need) + " MiB since " +
+                                   std::to_string((world_.now_us() - rows_[job].waiting_since_us) / 1000) + " ms");
   }
 }
 

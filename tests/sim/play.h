@@ -43,6 +43,7 @@ class Play {
 
   // ---- what happens to them
   void decided(const core::Assign& assign);                ///< the core has just granted it
+  void tell(const core::Message& leaves) const;            ///< --verbose
   void refused(const core::Assign& assign);
   void assigned(std::uint32_t worker, const Run& run);     ///< its memory is taken
   void began(std::uint32_t worker, const Run& run);
@@ -107,6 +108,7 @@ class Play {
   std::vector<Mib> promised_;                  ///< by card: what the core has granted and nobody has given back
   std::unordered_map<JobNumber, std::vector<std::uint32_t>> on_;  ///< computing: its cards, the leading one first
   std::unordered_map<std::uint64_t, std::vector<std::size_t>> open_;  ///< worker, serial -> blocks that last
+  std::vector<std::uint32_t> loading_;         ///< by model: granted, not yet on its card
   std::size_t next_{};
 };
 

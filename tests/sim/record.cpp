@@ -136,6 +136,7 @@ std::string table(const Scenario& s, const Record& r, const Figures& f) {
     out += format("\n  machines lost %llu, attempts lost with them %llu, optimizer steps done again %s\n", static_cast<unsigned long long>(r.hosts_lost), static_cast<unsigned long long>(lost), amount(static_cast<double>(steps)).c_str());
   out += "\n";
   for (const Verdict& v : f.verdicts) out += format("  %-6s  %-70s  %s\n", v.kept ? "kept" : "BROKEN", v.promise.c_str(), v.found.c_str());
+  for (const std::string& text : r.inversions) out += "          " + text + "\n";
   return out;
 }
 

@@ -71,6 +71,7 @@ struct Record {
   /// Per card and bin: nanoseconds computed by class.
   std::vector<std::array<std::vector<std::int32_t>, kJobClasses>> busy;
   std::uint64_t hosts_lost{};
+  std::vector<std::string> inversions;     ///< the first few, in words
   [[nodiscard]] std::size_t bins() const { return static_cast<std::size_t>((length_us + bin_us - 1) / bin_us); }
 };
 
@@ -100,7 +101,7 @@ struct Played {
   Figures figures;
   Report report;
 };
-Played play(const Scenario& scenario);
+Played play(const Scenario& scenario, bool verbose = false);
 
 std::string table(const Scenario& scenario, const Record& record, const Figures& figures);
 std::string picture(const Scenario& scenario, const Record& record, const Figures& figures);   ///< SVG

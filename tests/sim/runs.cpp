@@ -124,7 +124,19 @@ bool World::make_room(std::uint32_t index, std::uint16_t device, Mib size, JobNu
   }
   const bool fits = free() >= size;
   if (!fits) excuse_zombies(index, global);
-  history.charge(global, job, size);
+  history.charge(global, job, size, [&] {
+    std::string text = ", " + std::to_string(size.value) + " of it new";
+    for (const std::uint32_t one : card.offered_by) {
+      for (const Run& run : workers[one].runs)
+        for (std::uint16_t i = 0; i < run.devices_count; ++i)
+          if (workers[one].devices[run.devices[i]].global == global && run.held.value > 0)
+            text += "; worker " + std::to_string(one) + " job #" + std::to_string(run.job) + " " + std::to_string(run.held.value) + (run.excused ? " excused" : "") + " stop " + std::to_string(static_cast<int>(run.stop));
+      for (const Warm& m : workers[one].warm)
+        if (workers[one].devices[m.device].global == global) text += "; worker " + std::to_string(one) + " model " + m.model + " " + std::to_string(m.size.value) + (m.excused ? " excused" : "");
+    }
+    for (const std::uint32_t one : card.offered_by) text += "\n  worker " + std::to_string(one) + "\n" + findings.story_of_worker(one);
+    return text;
+  });
   if (!fits) {
     history.release(global, job, size);
     return false;

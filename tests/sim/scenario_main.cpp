@@ -50,20 +50,22 @@ void write_json(const std::string& path, const std::string& head, const Scenario
 
 int scenario_main(int argc, char** argv, const std::string& commit, const std::string& machine) {
   std::string file, svg, json, seed;
+  bool verbose = false;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     if (!arg.starts_with("--") && file.empty()) file = arg;
+    else if (arg == "--verbose") verbose = true;
     else if (i + 1 < argc && arg == "--svg") svg = argv[++i];
     else if (i + 1 < argc && arg == "--json") json = argv[++i];
     else if (i + 1 < argc && arg == "--seed") seed = argv[++i];
-    else return std::fprintf(stderr, "error[USAGE]: %s: a scenario takes --svg FILE, --json FILE and --seed N\n", arg.c_str()), 2;
+    else return std::fprintf(stderr, "error[USAGE]: %s: a scenario takes --svg FILE, --json FILE, --seed N and --verbose\n", arg.c_str()), 2;
   }
   auto scenario = read_scenario(file);
   if (!scenario) return std::fprintf(stderr, "error[%s]: %s\n  try: %s\n", std::string(to_string(scenario.error().code)).c_str(), scenario.error().what.c_str(), scenario.error().next.c_str()), 2;
   if (!seed.empty() && seed.find_first_not_of("0123456789") == std::string::npos && seed.size() < 19) scenario->seed = std::stoull(seed);
   std::printf("gpuq-sim %s --seed %llu\n", file.c_str(), static_cast<unsigned long long>(scenario->seed));
   std::fflush(stdout);
-  const Played played = play(*scenario);
+  const Played played = play(*scenario, verbose);
   std::printf("%s", table(*scenario, played.record, played.figures).c_str());
   std::printf("\n  %.1f s of wall time, trace %014llx\n", played.report.wall_s, static_cast<unsigned long long>(played.report.trace_hash));
   if (played.report.violations != 0) std::printf("%s", played.report.findings.c_str());

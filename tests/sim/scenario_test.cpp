@@ -113,6 +113,36 @@ TEST(Scenario, a_training_gives_way_to_a_model_and_closing_windows_without_losin
   EXPECT_EQ(training.waiting_at_end, 0U);
 }
 
+TEST(Scenario, the_least_of_a_class_gets_its_turn_by_waiting) {
+  const auto day = [](const std::string& aging) {
+    auto read = parse_scenario("start = \"2026-03-02 00:00\"\nlength = \"12h\"\n[policy]\naging = \"" + aging + R"("
+[[host]]
+name = "anna"
+gpus = ["8GiB"]
+[[stream]]
+name = "urgent"
+kind = "command"
+vram = "6GiB"
+priority = 9
+per_hour = "105"
+takes = "30s"
+[[stream]]
+name = "patient"
+kind = "command"
+vram = "6GiB"
+priority = 0
+per_hour = "8"
+takes = "30s"
+)", "day.toml");
+    EXPECT_TRUE(read) << (read ? "" : read.error().what);
+    if (!read) return 0.0;
+    return play(*read).figures.of[static_cast<std::size_t>(JobClass::training)].wait_max_ms / 60'000;
+  };
+  const double aged = day("1min"), strict = day("off");
+  EXPECT_LT(aged, 45) << "minutes: nine steps of aging and what was queued before it";
+  EXPECT_GT(strict, aged * 1.5) << "without aging nothing bounds the wait";
+}
+
 TEST(Scenario, the_same_seed_is_the_same_day_and_another_seed_another) {
   Scenario s = small();
   const Played once = play(s), again = play(s);
@@ -142,7 +172,7 @@ TEST(Scenario, the_picture_shows_the_window_the_jobs_and_the_models) {
 }
 
 TEST(ScenarioFile, a_mistake_is_told_with_its_place_and_what_to_write) {
-  EXPECT_THAT(refusal("[[host]]\nname = \"a\"\ngpus = [\"8GiB\"]\n[[stream]]\nname = \"x\"\nkind = \"dance\"\n"), HasSubstr("day.toml:6:8: stream[0].kind = 'dance' is no kind of work"));
+  EXPECT_THAT(refusal("[[host]]\nname = \"a\"\ngpus = [\"8GiB\"]\n[[stream]]\nname = \"x\"\nkind = \"dance\"\n"), HasSubstr("day.toml:6:1: stream[0].kind = 'dance' is no kind of work"));
   EXPECT_THAT(refusal("[[host]]\nname = \"a\"\ngpus = [\"8 pounds\"]\n"), HasSubstr("'8 pounds', which is no size of a card"));
   EXPECT_THAT(refusal("start = \"tomorrow\"\n"), HasSubstr("'tomorrow' is no date with a time"));
   EXPECT_THAT(refusal("zone = \"Mars/Olympus\"\n"), HasSubstr("'Mars/Olympus' is no time zone"));

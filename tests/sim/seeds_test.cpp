@@ -28,23 +28,30 @@ void expect_clean(const Options& options) {
   EXPECT_GT(r.final_jobs, 0U);
 }
 
+/// Half of the storms have operators in them: policies that change, drains, pauses, holds, cards shared with strangers.
+Options busy_storm(std::uint64_t seed) {
+  Options o = storm(seed);
+  o.operators = seed % 2 == 0;
+  return o;
+}
+
 class Seeds : public testing::TestWithParam<std::uint64_t> {};
 TEST_P(Seeds, ten_storms_break_no_promise) {
-  for (std::uint64_t seed = GetParam(); seed < GetParam() + 10; ++seed) expect_clean(storm(seed));
+  for (std::uint64_t seed = GetParam(); seed < GetParam() + 10; ++seed) expect_clean(busy_storm(seed));
 }
 INSTANTIATE_TEST_SUITE_P(fixed, Seeds, testing::Range<std::uint64_t>(1, 201, 10), [](const auto& test) { return "from_" + std::to_string(test.param); });
 
 TEST(Simulation, a_seed_from_the_clock_breaks_no_promise) {
-  const Options options = storm(static_cast<std::uint64_t>(std::time(nullptr)));
+  const Options options = busy_storm(static_cast<std::uint64_t>(std::time(nullptr)));
   std::printf("gpuq-sim %s\n", describe(options).c_str());
   expect_clean(options);
 }
 
 TEST(Simulation, the_same_seed_gives_the_same_trace_and_another_seed_another) {
-  const Report first = simulate(storm(5003));
-  const Report again = simulate(storm(5003));
-  Options other = storm(5003);
-  other.seed = 5004;
+  const Report first = simulate(busy_storm(5004));
+  const Report again = simulate(busy_storm(5004));
+  Options other = busy_storm(5004);
+  other.seed = 5006;
   EXPECT_EQ(first.trace_hash, again.trace_hash);
   EXPECT_EQ(first.events, again.events);
   EXPECT_NE(first.trace_hash, simulate(other).trace_hash);
@@ -73,6 +80,24 @@ TEST(Simulation, the_faults_really_happen) {
   EXPECT_GT(r.outages, 0U);
   EXPECT_GT(r.reloads, 0U);
   EXPECT_GT(r.duplicates, 0U);
+}
+
+TEST(Simulation, operators_really_switch_and_classes_really_make_way) {
+  std::uint64_t asked = 0, killed = 0, models = 0, checkpoints = 0, policies = 0;
+  for (std::uint64_t seed = 2; seed <= 20; seed += 2) {
+    const Report r = simulate(busy_storm(seed));
+    EXPECT_EQ(r.violations, 0U) << "gpuq-sim " << describe(r.options) << "\n" << r.findings;
+    asked += r.asked_to_leave;
+    killed += r.killed_at_deadline;
+    models += r.models_asked_out;
+    checkpoints += r.checkpoints;
+    policies += r.policies;
+  }
+  EXPECT_GT(asked, 100U);
+  EXPECT_GT(killed, 0U);
+  EXPECT_GT(models, 0U);
+  EXPECT_GT(checkpoints, 0U);
+  EXPECT_GT(policies, 20U);
 }
 
 // ---- seeds that found something, each with what it found

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -55,7 +56,8 @@ struct World {
   void random_fleet();
   void scenario_fleet(const Scenario& scenario);
   void skip_ahead();
-  [[nodiscard]] bool finished() const;
+  [[nodiscard]] bool all_done() const;
+  [[nodiscard]] bool finished();
   [[nodiscard]] bool out_of_time() const;
   void final_checks();
   void print_progress();
@@ -138,6 +140,7 @@ struct World {
   void operate();
   void device_fault();
   void tidy_up();
+  void watch_overdue();
 
   Options options;
   Rng rng;
@@ -154,6 +157,8 @@ struct World {
   std::vector<PhysicalDevice> physical;
   std::int64_t model_idle_us{3'000'000};  ///< after which a worker lets an unused model go
   std::vector<JobNumber> held_jobs;       ///< asked to be held, perhaps
+  std::map<JobId, std::int64_t> overdue_since_us;  ///< jobs for which nobody has been asked to leave, though somebody could be
+  Tick done_at{};                         ///< when the last job was final; models leave after that
   JobNumber next_job{};        ///< the next one nobody has submitted yet
   JobNumber next_extra{};      ///< ids of retries
   std::vector<std::uint16_t> extra_retries;  ///< per job: has a retry been asked

@@ -8,6 +8,10 @@
 
 namespace gq::sim {
 
+namespace {
+constexpr std::uint32_t kEvictionsMax = 10;  ///< of any policy here
+}
+
 World::~World() = default;
 
 World::World(const Options& given, const Scenario* scenario)
@@ -26,7 +30,7 @@ World::World(const Options& given, const Scenario* scenario)
   for (std::uint32_t i = 0; i < client_count; ++i) at_us(rng.between(0, 200'000), {What::client_connect, i, 0});
   if (play) play->begin();
   else schedule_faults();
-  if (options.verbose) in_us(1'000'000, {What::progress, 0, 0});
+  if (options.verbose && !play) in_us(1'000'000, {What::progress, 0, 0});
 }
 
 void World::random_fleet() {
@@ -151,8 +155,9 @@ void World::happen(const Happening& h) {
     case What::fault: fault(); break;
     case What::heal: heal(); break;
     case What::sample:
-      if (core && stepped_since_load) core->check_invariants();
-      in_us(options.workers > 1000 ? 60'000'000 : 250'000, {What::sample, 0, 0});
+      if (core && stepped_since_load && !play) core->check_invariants();
+      if (physical.size() <= 200) watch_overdue();
+      in_us(play ? 5'000'000 : options.workers > 1000 ? 60'000'000 : 250'000, {What::sample, 0, 0});
       break;
     case What::progress: print_progress(); break;
     case What::run_checkpoint: run_checkpoint(h.a, h.b); break;
@@ -323,12 +328,36 @@ void World::dial(Side side, std::uint32_t index, std::int64_t us) {
   at_us(std::max(now_us() + us, cut + 1000), {side == Side::worker ? What::worker_connect : What::client_connect, index, l.epoch});
 }
 
+/// No lower class runs on while a higher one that its leaving would help waits: somebody is asked to leave within a second, and is
+/// gone when its grace is over.
+void World::watch_overdue() {
+  if (!core || frozen || !stepped_since_load || core_knows_down || !store_is_up) return overdue_since_us.clear();
+  std::map<JobId, std::int64_t> still;
+  for (const JobId& id : core->overdue(moment())) {
+    const auto known = overdue_since_us.find(id);
+    const std::int64_t since = known == overdue_since_us.end() ? now_us() : known->second;
+    still[id] = since;
+    if (since != INT64_MAX && now_us() - since > 1'500'000) {
+      findings.violation("preemption", numbers.number(id), "waits for " + std::to_string((now_us() - since) / 1000) + " ms for room that a lower class could give, and nobody has been asked to leave");
+      still[id] = INT64_MAX;  // once is enough
+    }
+  }
+  overdue_since_us.swap(still);
+}
+
 // ---- the end
 
-bool World::finished() const {
+bool World::all_done() const {
   if (next_job < options.jobs || jobs_done < next_job) return false;
   if (store.not_final() != 0 || flying || !core || !gathering.mutations.empty()) return false;
   return options.operators || options.faults.crashes || options.faults.network || options.faults.store ? healing : true;
+}
+
+/// When the last job is final, what is on the cards has a while to leave them: then nothing may be charged any more.
+bool World::finished() {
+  if (!all_done()) return false;
+  if (done_at == 0) done_at = wheel.now();
+  return options.light || wheel.now() - done_at > 12'000'000 / kTickUs;
 }
 
 /// Liveness: once everything has healed, what is left drains within ten minutes (and what the wall clock was set back by).
@@ -340,7 +369,7 @@ bool World::out_of_time() const {
 void World::final_checks() {
   if (core) core->check_invariants();
   if (play) return history.finish(store, next_extra, false);
-  if (!finished() && next_job >= options.jobs && store.not_final() == 0 && core)
+  if (!all_done() && next_job >= options.jobs && store.not_final() == 0 && core)
     findings.violation("liveness", kNoJob, std::to_string(next_job - jobs_done) + " jobs are final, but their clients were never told");
   if (next_job < options.jobs) findings.violation("liveness", kNoJob, "only " + std::to_string(next_job) + " jobs were ever submitted");
   for (JobNumber job = 0; core && job < next_extra; ++job) {
@@ -353,9 +382,15 @@ void World::final_checks() {
     else findings.violation("lost", job, "in the store, unknown to the core");
   }
   history.finish(store, next_extra);
+  if (core && done_at != 0 && !options.light)
+    for (const core::WorkerView& w : core->workers(moment()))
+      for (const core::DeviceView& d : w.devices)
+        if (w.state == "live" && d.granted.value != 0)
+          findings.violation("conservation", kNoJob, "nothing runs and no model is loaded, yet " + d.report.uuid + " has " + std::to_string(d.granted.value) + " MiB granted" + (d.holders.empty() ? "" : ", to " + d.holders.front()));
   for (JobNumber job = 0; job < next_extra; ++job) {
     const core::JobRecord* record = store.find(job);
     if (!record) continue;
+    if (record->dynamic.evictions > kEvictionsMax) findings.violation("eviction cap", job, "made way " + std::to_string(record->dynamic.evictions) + " times");
     report.losses += record->dynamic.losses;
     report.preemptions += record->dynamic.preemptions;
     report.final_jobs += is_terminal(record->dynamic.state) ? 1 : 0;
@@ -372,12 +407,13 @@ void World::final_checks() {
 
 Report simulate(const Options& options) { return World(options).run(); }
 
-Played play(const Scenario& scenario) {
+Played play(const Scenario& scenario, bool verbose) {
   Options options;
   options.workers = static_cast<std::uint32_t>(scenario.hosts.size());
   options.jobs = static_cast<std::uint32_t>(Play::plan(scenario).size());
   options.seed = scenario.seed;
   options.light = true;
+  options.verbose = verbose;
   World world(options, &scenario);
   Played played;
   played.report = world.run();
