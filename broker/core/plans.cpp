@@ -314,7 +314,12 @@ bool Core::State::plan_shape(Index index) {
   };
   const auto wanted = static_cast<std::ptrdiff_t>(plans_wanted(index)) - standing(Plan::Kind::preempt);
   if (wanted > 0) {
+    bool any = false;
     for (Proposal& p : find_room(s, index, static_cast<std::size_t>(wanted), &s.plan_cursor)) {
+      const bool wide = std::any_of(p.leavers.begin(), p.leavers.end(), [&](const Leaver& one) {
+        return std::any_of(one.holds.begin(), one.holds.end(), [&](Index h) { return holds[h].devices.size() > 1; });
+      });
+      if (any && wide) continue;  // what it gives back elsewhere might have spared somebody: the next look knows
       const bool taken = std::any_of(p.devices.begin(), p.devices.end(), [&](Index d) {  // by one that was made a moment ago
         const Index other = devices[d].plan;
         return other != kNone && plans[other].shape == index && plans[other].kind == Plan::Kind::preempt;
@@ -325,6 +330,8 @@ bool Core::State::plan_shape(Index index) {
       if (taken || asked) continue;
       (void)make_plan(index, Plan::Kind::preempt, p);
       reopened = true;
+      any = true;
+      if (wide) break;
     }
   }
   if (standing(Plan::Kind::preempt) + standing(Plan::Kind::reserve) > 0 ||
