@@ -105,7 +105,8 @@ bool Core::State::comes_true(const Plan& plan) const {
       const bool evicted = c.kind == Charge::Kind::model && c.lane != kNone && lanes[c.lane].evicting;
       if (expected) w.holds.push_back(c.hold);
       if (evicted) w.lanes.push_back(c.lane);
-      if (expected || evicted || c.kind == Charge::Kind::ghost) w.freed += c.size;
+      if (c.kind == Charge::Kind::ghost) w.without(c);
+      else if (expected || evicted) w.freed += c.size;
     }
     if (plan.kind == Plan::Kind::reserve)   // idle models are evicted when only they are left
       for (const Charge& c : devices[device].charges)
@@ -228,7 +229,14 @@ bool Core::State::tend_plans() {
   std::vector<Index> surplus;
   for (const auto& [shape, list] : plans_of) {
     const std::size_t wanted = plans_wanted(shape);
-    for (std::size_t i = wanted; i < list.size(); ++i) surplus.push_back(list[i]);
+    if (list.size() <= wanted) continue;
+    std::size_t most = list.size() - wanted;
+    for (const Plan::Kind kind : {Plan::Kind::reserve, Plan::Kind::preempt})  // nobody was asked for a reservation; of the others the newest go
+      for (std::size_t i = list.size(); i-- > 0 && most > 0;) {
+        if (plans[list[i]].kind != kind) continue;
+        surplus.push_back(list[i]);
+        --most;
+      }
   }
   for (const Index p : surplus) {
     drop_plan(p);

@@ -7,6 +7,7 @@
 #include <rapidcheck.h>
 
 #include <algorithm>
+#include <iostream>
 #include <random>
 
 #include "tests/property/core_preempt_world.h"
@@ -53,7 +54,21 @@ std::uint64_t weighed{0};   // victims of which it was asked whether they could 
 void random_day(std::uint64_t seed, bool with_deaths) {
   std::mt19937_64 random(seed);
   const auto pick = [&](std::uint64_t below) { return random() % below; };
-  World world(plain());
+  CoreConfig config = plain();
+  const bool apart = pick(4) == 0;
+  const bool reserved = pick(4) == 0;
+  if (apart) config.policy.of(JobClass::inference).not_beside = {pick(2) == 0 ? JobClass::training : JobClass::synthesis};
+  const bool capped = pick(4) == 0;
+  if (capped) config.policy.of(JobClass::training).running_max = static_cast<std::uint32_t>(1 + pick(3));
+  if (pick(4) == 0) config.policy.of(JobClass::synthesis).preemptible = false;
+  if (pick(4) == 0) config.policy.reserve_after = 20s;
+  if (reserved) {
+    Reservation r;
+    r.size = {3000};
+    config.policy.reservations.push_back(r);
+  }
+  World world(config);
+  world.weigh = !apart && !reserved && !capped;  // then memory alone does not tell
   Judge judge;
   world.on_preempt = std::ref(judge);
   for (std::uint64_t w = 0; w < 1 + pick(3); ++w) {

@@ -139,6 +139,24 @@ TEST_F(Gang, that_goes_away_gives_its_reservation_back_at_once) {
   EXPECT_EQ(state(small), JobState::running);
 }
 
+TEST_F(Gang, or_a_large_job_with_a_reservation_on_one_card_gives_it_up_for_a_victim_on_another) {
+  config.policy.of(JobClass::synthesis).min_run = 700s;
+  say(PolicyLoaded{config.policy});
+  const PeerId a = gpu_worker("a", {.devices = {gpu("GPU-0"), gpu("GPU-1")}, .starts = 100});
+  running(a, with(train(1, {9000}), [](SubmitItem& i) { i.fixed.timeout = 2000s; }));
+  const JobId draws = running(a, synthesis(2, {9000}));
+  const JobId large = submitted(train(3, {9000}));
+  wait(650s);
+  EXPECT_EQ(core->totals().plans_made, 1U) << "a reservation, where the end is known";
+  EXPECT_EQ(state(draws), JobState::running);
+  wait(52s);
+  EXPECT_EQ(state(draws), JobState::yielding);
+  EXPECT_EQ(core->totals().plans_made, 2U);
+  yields(a, draws);
+  EXPECT_EQ(state(large), JobState::running);
+  EXPECT_EQ(state(draws), JobState::ready);
+}
+
 TEST_F(Gang, or_a_large_job_gives_its_reservation_up_for_a_higher_class) {
   const PeerId a = gpu_worker("a", {.devices = {gpu("GPU-0")}, .starts = 100});
   running(a, train(1, {5000}));
