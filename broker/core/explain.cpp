@@ -37,11 +37,13 @@ struct Core::Explainer {
   const Shape& shape;
   Index index;                           ///< kNone: nobody has submitted such a job
   Explanation& e;
+  bool unasked{};                        ///< a plan: the shape is as it would be with this job in it
   std::uint64_t open_places{};
 
   void explain(const std::string& id) {
     look();
     e.would_start = shape.needs.devices > 1 ? some_host_has_all() : open_places > 0;
+    if (!e.would_start && unasked && shape.ready == 1 && State::on_device(shape)) e.would_start = takes_kept_room();
     e.never = !e.would_start && fits_never();
     remedies(id);
   }
@@ -109,6 +111,21 @@ struct Core::Explainer {
     v.lacking = d.lacking;
     v.until = {d.until_ms};
     return v;
+  }
+
+  /// Room that is kept for somebody further back in line, and is there already: it goes to whom stands before him.
+  [[nodiscard]] bool takes_kept_room() const {
+    const std::vector<Proposal> found = s.find_room(shape, index, 1, nullptr);
+    if (found.empty() || !found.front().leavers.empty()) return false;
+    return std::all_of(found.front().devices.begin(), found.front().devices.end(), [&](Index device) {
+      Without kept;
+      for (const Charge& c : s.devices[device].charges)
+        if (c.kind == Charge::Kind::held) kept.without(c);
+      const auto& lanes = s.devices[device].lanes;
+      return std::any_of(lanes.begin(), lanes.end(), [&](Index lane) {
+        return s.lanes[lane].kind == LaneKind::start && s.first_refusal(shape, index, lane, &kept) == kHardConstraints.size();
+      });
+    });
   }
 
   [[nodiscard]] bool some_host_has_all() const {
@@ -346,15 +363,25 @@ Result<Explanation> Core::plan(const JobFixed& asked, const Moment&) const {
   shape.needs = asked.needs;
   shape.ready = 1;
   Index index = kNone;
+  bool behind = false;                       // others of its shape are first: what it makes possible (a load) is theirs
+  const std::int64_t aged = s.config.policy.aging ? s.now.wall.ms : 0;
+  const std::int64_t step = s.config.policy.aging ? std::chrono::duration_cast<std::chrono::milliseconds>(s.config.policy.aging_step).count() : 1;
+  shape.key = {s.config.policy.rank(asked.needs.job_class), aged - asked.priority * step, s.last_seq + 1, s.shapes.extent()};
   if (const auto it = s.shape_of[0].find(asked.needs); it != s.shape_of[0].end()) {
     const Shape& known = s.shapes[it->second];
     index = it->second;
     shape.ready = known.ready + 1;
+    behind = known.ready > 0 && known.key < shape.key;
     shape.backoffs = known.backoffs;
     shape.awaited = known.awaited;
   }
-  Explainer{s, shape, index, e}.explain("");
+  Explainer{s, shape, index, e, true}.explain("");
   if (e.state != JobState::ready) e.would_start = false;
+  if (behind && e.would_start) {
+    e.would_start = false;
+    e.summary = "it would wait behind " + std::to_string(shape.ready - 1) + " of its kind";
+    e.remedies = {{Remedy::Kind::wait_for_jobs, "nothing: it starts at its turn", {}, {}, {}}};
+  }
   if (!e.summary.empty()) return e;
   if (e.would_start) {
     const auto open = std::find_if(e.places.begin(), e.places.end(), [](const PlaceVerdict& p) { return p.constraint.empty(); });

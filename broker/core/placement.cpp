@@ -54,13 +54,15 @@ std::int64_t Core::State::reserved_for_others(JobClass c, const Device& d, const
   for (std::size_t o = 0; o < kJobClasses; ++o) {
     if (static_cast<JobClass>(o) == c || d.rules.reserved[o] == 0) continue;
     std::int64_t used = d.used_by[o].value;
-    if (without != nullptr)
+    if (without != nullptr) {
+      used -= without->unlisted[o];
       for (const Charge& charge : d.charges) {
         const bool model = charge.kind == Charge::Kind::model && charge.lane != kNone;
         const auto& gone = model ? without->lanes : without->holds;
         if (static_cast<std::size_t>(charge.job_class) == o && std::find(gone.begin(), gone.end(), model ? charge.lane : charge.hold) != gone.end())
           used -= charge.size.value;
       }
+    }
     sum += std::max<std::int64_t>(0, d.rules.reserved[o] - used);
   }
   return sum;

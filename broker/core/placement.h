@@ -16,7 +16,12 @@ namespace gq::core {
 struct Core::Without {
   std::vector<Index> holds;    ///< attempts
   std::vector<Index> lanes;    ///< warm lanes: their models are evicted
-  Mib freed;                   ///< what both together give back on this device
+  Mib freed;                   ///< what all together give back on this device
+  std::array<std::int64_t, kJobClasses> unlisted{};  ///< MiB of `freed` that neither list names (room kept for others, ghosts), by whose they are
+  void without(const Charge& c) {
+    freed += c.size;
+    unlisted[static_cast<std::size_t>(c.job_class)] += c.size.value;
+  }
 };
 
 struct Core::Place {

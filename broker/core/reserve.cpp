@@ -103,7 +103,7 @@ bool Core::State::pick_backfill(Index index, Pick& pick) {
       for (const Index device : plan.devices) {
         Without w;
         for (const Charge& c : devices[device].charges)
-          if (c.kind == Charge::Kind::held && c.plan == p) w.freed += c.size;
+          if (c.kind == Charge::Kind::held && c.plan == p) w.without(c);
         for (const Index lane : devices[device].lanes) {
           if (w.freed == Mib{} || lanes[lane].kind != LaneKind::start) continue;
           if (first_refusal(index, lane, &w) != kHardConstraints.size()) continue;

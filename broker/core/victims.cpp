@@ -89,16 +89,16 @@ struct Core::State::Ground {
     if (d.plan != kNone) {
       const Plan& plan = state.plans[d.plan];
       const Shape& owner = state.shapes[plan.shape];
-      const bool first = index != kNone ? shape.key < owner.key : state.config.policy.rank(by) < state.config.policy.rank(owner.needs.job_class);
+      const bool first = shape.key.shape != kNone ? shape.key < owner.key : state.config.policy.rank(by) < state.config.policy.rank(owner.needs.job_class);
       if (plan.shape == index ? plan.kind != Plan::Kind::reserve : !first) return false;
     }
     if (d.model_holds != 0 && state.any_exclusion && !force_models()) return false;
     for (const Charge& c : d.charges) {
       switch (c.kind) {
         case Charge::Kind::held:
-          if (c.plan == d.plan && state.plans[c.plan].shape != index) leaving.freed += c.size;  // its own is added by the fit itself
+          if (c.plan == d.plan && state.plans[c.plan].shape != index) leaving.without(c);  // its own is added by the fit itself
           break;
-        case Charge::Kind::ghost: leaving.freed += c.size; break;
+        case Charge::Kind::ghost: leaving.without(c); break;
         case Charge::Kind::job: add_attempt(c.hold, c.size); break;
         case Charge::Kind::model:
           if (c.lane != kNone) add_model(c);
@@ -178,6 +178,7 @@ struct Core::State::Ground {
     scratch.holds.assign(leaving.holds.begin(), leaving.holds.end());
     scratch.lanes.assign(leaving.lanes.begin(), leaving.lanes.end());
     scratch.freed = leaving.freed;
+    scratch.unlisted = leaving.unlisted;
     for (const Leaver& one : forced) take(one);
     for (std::size_t i = 0; i < units.size(); ++i)
       if (chosen(i)) take(units[i]);
