@@ -175,6 +175,7 @@ struct World {
   std::vector<std::uint32_t> down_free;
   bool lossy{};                ///< messages may be dropped or doubled just now
   std::uint64_t drop_ppm{}, double_ppm{};
+  bool closings_dropped{};     ///< the broker believes a lane open that is closed
 
   // broker
   std::unique_ptr<core::Core> core;
