@@ -212,6 +212,7 @@ void Core::State::resolve_rules(Index index) {
   d.rules = std::move(rules);
   d.rules_known = true;
   for (const Index lane : d.lanes) shelve(lane);
+  refresh_device(index, true);  // another worker's lanes on the same card: a class may be allowed there that was not
 }
 
 void Core::State::resolve_all_rules() {

@@ -93,6 +93,7 @@ void World::heal() {
     physical[d].temperature_c = 50;
     physical[d].broken = false;
   }
+  model_idle_us = 3'000'000;
   if (options.operators) tidy_up();
 }
 

@@ -156,10 +156,8 @@ void World::operate() {
 /// After healing: what was switched is switched back, as often as it takes.
 void World::tidy_up() {
   if (!core || frozen || !clients[0].link.open) return in_us(300'000, {What::operate, 1, 0});
-  bool tidy = true;
   ClientRow& c = clients[0];
   for (const core::OperatorSetting& s : core->settings()) {
-    tidy = false;
     const bool pause = s.kind == core::OperatorSetting::Kind::pause_class;
     up(Side::client, 0, core::FleetCommand{{}, ++c.request, pause ? core::FleetVerb::resume_class : core::FleetVerb::undrain, s.target, "operator", "", {}});
   }
@@ -167,12 +165,11 @@ void World::tidy_up() {
   for (const JobNumber job : held_jobs)
     if (const core::JobRecord* r = store.find(job); r != nullptr && r->dynamic.held && !is_terminal(r->dynamic.state)) release.jobs.push_back(numbers.id(job));
   if (!release.jobs.empty()) {
-    tidy = false;
     release.request = ++c.request;
     up(Side::client, 0, std::move(release));
   }
   if (core->policy() != core::Policy{}) load_policy({});
-  if (!tidy || now_us() < healed_at * kTickUs + 3'000'000) in_us(500'000, {What::operate, 1, 0});
+  in_us(700'000, {What::operate, 1, 0});  // a command of before may still be on a slow link
 }
 
 }  // namespace gq::sim

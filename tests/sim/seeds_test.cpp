@@ -120,6 +120,15 @@ TEST(Regression, a_lane_closed_there_and_open_here_does_not_keep_its_model_from_
   expect_clean(storm(167));
 }
 
+TEST(Regression, a_card_shared_with_a_worker_of_another_zone_is_room_for_the_classes_of_that_zone) {
+  // HELLO of the second worker changed what the policy allows on the card; the first one's lanes there were not asked again.
+  for (const std::uint64_t seed : {4U, 228U, 258U, 544U}) expect_clean(busy_storm(seed));
+}
+
+TEST(Regression, the_ninth_waiting_job_of_a_model_is_worth_another_copy_whyever_its_shape_had_parked) {
+  for (const std::uint64_t seed : {82U, 528U}) expect_clean(busy_storm(seed));
+}
+
 TEST(Regression, a_batch_that_is_the_cores_last_is_survived) {
   // The simulator itself asked a dead core for its next wake-up.
   Options o = storm(3);

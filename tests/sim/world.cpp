@@ -60,7 +60,9 @@ void World::random_fleet() {
       w.devices.push_back(device);
     }
   }
-  if (options.operators) core_config.policy = random_policy();
+  if (!options.operators) return;
+  core_config.policy = random_policy();
+  model_idle_us = 30'000'000;  // long enough for the broker to want one out
 }
 
 void World::scenario_fleet(const Scenario& scenario) {

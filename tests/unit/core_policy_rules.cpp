@@ -67,6 +67,15 @@ TEST_F(Rules, a_device_is_named_by_a_label_of_its_worker_or_of_the_policy_with_a
   EXPECT_EQ(state(too_much), JobState::ready);
 }
 
+TEST_F(Rules, a_second_worker_on_a_card_brings_its_labels_and_what_they_allow_starts_at_once) {
+  policy([](Policy& p) { p.of(JobClass::training).devices = {label("pool=night")}; });
+  worker("anna", {.devices = {gpu("A")}, .labels = {"pool=day"}});
+  const auto job = submitted(of(JobClass::training, 1));
+  EXPECT_EQ(state(job), JobState::ready);
+  worker("bert", {.devices = {gpu("A")}, .labels = {"pool=night"}});
+  EXPECT_EQ(at(job), std::vector<std::string>{"A"});
+}
+
 TEST_F(Rules, host_and_index_mean_the_pci_order_of_that_host) {
   policy([](Policy& p) { p.of(JobClass::training).devices = {host("bert", 1)}; });
   worker("anna", {.devices = {at_index(gpu("A0"), 0), at_index(gpu("A1"), 1)}});
