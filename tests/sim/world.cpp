@@ -10,6 +10,7 @@ namespace gq::sim {
 
 namespace {
 constexpr std::uint32_t kEvictionsMax = 10;  ///< of any policy here
+constexpr std::int64_t kOverdueUs = 2'500'000;
 }
 
 World::~World() = default;
@@ -334,8 +335,8 @@ void World::dial(Side side, std::uint32_t index, std::int64_t us) {
   at_us(std::max(now_us() + us, cut + 1000), {side == Side::worker ? What::worker_connect : What::client_connect, index, l.epoch});
 }
 
-/// No lower class runs on while a higher one that its leaving would help waits: somebody is asked to leave within a second, and is
-/// gone when its grace is over.
+/// No lower class runs on while a higher one that its leaving would help waits: somebody is asked to leave soon, and is gone when its
+/// grace is over. Plans are made once a second; one that turns out impossible a moment later costs another.
 void World::watch_overdue() {
   if (!core || frozen || !stepped_since_load || core_knows_down || !store_is_up) return overdue_since_us.clear();
   std::map<JobId, std::int64_t> still;
@@ -343,7 +344,7 @@ void World::watch_overdue() {
     const auto known = overdue_since_us.find(id);
     const std::int64_t since = known == overdue_since_us.end() ? now_us() : known->second;
     still[id] = since;
-    if (since != INT64_MAX && now_us() - since > 1'500'000) {
+    if (since != INT64_MAX && now_us() - since > kOverdueUs) {
       findings.violation("preemption", numbers.number(id), "waits for " + std::to_string((now_us() - since) / 1000) + " ms for room that a lower class could give, and nobody has been asked to leave");
       still[id] = INT64_MAX;  // once is enough
     }
@@ -391,7 +392,7 @@ void World::final_checks() {
   if (core && done_at != 0 && !options.light && !closings_dropped)  // a lane closed in a lost word is repaired when it is next assigned to
     for (const core::WorkerView& w : core->workers(moment()))
       for (const core::DeviceView& d : w.devices)
-        if (w.state == "live" && d.granted.value != 0)
+        if (w.state == "live" && d.granted.value != 0 && physical[std::stoul(d.report.uuid.substr(4))].used.value == 0)
           findings.violation("conservation", kNoJob, "nothing runs and no model is loaded, yet " + d.report.uuid + " has " + std::to_string(d.granted.value) + " MiB granted" + (d.holders.empty() ? "" : ", to " + d.holders.front()));
   for (JobNumber job = 0; job < next_extra; ++job) {
     const core::JobRecord* record = store.find(job);
