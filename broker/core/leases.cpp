@@ -124,6 +124,7 @@ void Core::State::end_leases(Index index) {
   }
   std::sort(due.begin(), due.end(), [&](Index a, Index b) { return jobs[a].seq < jobs[b].seq; });
   for (const Index slot : due) lose_attempt(slot, "not heard for a whole lease");
+  for (const Index h : worker.holds) recharge(h);  // a grant made after its last beat lives on, and so does the memory it was promised
   if (again == Instant::max()) return;
   worker.watched = true;
   arm(again, TimerKind::worker, index);

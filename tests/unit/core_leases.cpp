@@ -281,6 +281,25 @@ TEST_F(Leases, a_worker_that_was_silent_before_its_link_went_is_not_sudden_death
   EXPECT_EQ(state(job), JobState::ready);
 }
 
+TEST_F(Leases, a_grant_made_after_its_workers_last_beat_keeps_its_memory_as_long_as_it_lives) {
+  // Both report one card. The broker's store was slow: the grant was committed long after anna was heard last.
+  worker("anna", {.devices = {gpu("G", {4000})}, .labels = {"at=anna"}});
+  worker("bert", {.devices = {gpu("G", {4000})}, .labels = {"at=bert"}});
+  keep_beating("bert");
+  after(4s);
+  tick(SubmitReceived{kClient, ++request, "ann", {with(training(1, {4000}), [](SubmitItem& i) { i.fixed.needs.where = {"at=anna"}; })}});
+  ASSERT_EQ(state(job_id(1)), JobState::running);
+  tick(LinksGone{{peers["anna"]}});
+  after(1s);
+  const JobId other = submitted(with(training(2, {4000}), [](SubmitItem& i) { i.fixed.needs.where = {"at=bert"}; }));
+  after(6s);  // anna's last beat is 11 s old, the grant's commit 7 s
+  EXPECT_EQ(state(job_id(1)), JobState::running);
+  EXPECT_EQ(state(other), JobState::ready) << "anna may come back with it any moment";
+  after(4s);
+  EXPECT_EQ(state(job_id(1)), JobState::ready);
+  EXPECT_EQ(state(other), JobState::running);
+}
+
 TEST_F(Leases, a_goodbye_returns_what_is_left_at_once) {
   worker("anna", {.slots = 1});
   const auto job = submitted(item(1, "echo"));
