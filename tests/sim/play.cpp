@@ -2,6 +2,7 @@
 #include "tests/sim/play.h"
 
 #include <algorithm>
+#include <numeric>
 #include <cmath>
 
 #include "tests/sim/sim.h"
@@ -252,6 +253,20 @@ void Play::tell(const core::Message& leaves) const {
   else if (const auto* out = std::get_if<core::EvictModel>(&leaves)) line("ask model " + out->model + " to leave " + out->device);
 }
 
+/// What the policy keeps there for other classes, as if they used none of it: a start that is not counted rather than one too many.
+std::int64_t Play::reserved_for_others(JobClass c, const WorkerRow& w, std::size_t device, std::int64_t capacity) const {
+  std::array<std::int64_t, kJobClasses> kept{};
+  for (const core::Reservation& r : scenario_.policy.reservations) {
+    const core::Window* window = scenario_.policy.window(r.when);
+    if (r.for_class == c || r.kind == core::Reservation::Size::loaded || !selects(r.device, w, device)) continue;
+    if (window != nullptr && !window->open_at(world_.moment().wall.ms)) continue;
+    const std::int64_t size = r.kind == core::Reservation::Size::percent ? capacity * r.percent / 100 : r.size.value;
+    auto& most = kept[static_cast<std::size_t>(r.for_class)];
+    most = std::max(most, std::min(size, capacity));
+  }
+  return std::accumulate(kept.begin(), kept.end(), std::int64_t{0});
+}
+
 void Play::inversions(JobNumber starts, std::uint32_t global) {
   const core::Policy& policy = scenario_.policy;
   const std::uint32_t worker = world_.physical[global].offered_by.front();
@@ -280,7 +295,7 @@ void Play::inversions(JobNumber starts, std::uint32_t global) {
     if (beside || of.running_max != 0) continue;
     std::int64_t need = s.model != UINT16_MAX ? scenario_.models[s.model].vram.value : s.vram_min.value;
     if (need == 0) need = kKinds[s.kind].default_budget.value;
-    if (free < need) continue;
+    if (free - reserved_for_others(s.job_class, w, device, capacity) < need) continue;
     ++record_.classes[static_cast<std::size_t>(s.job_class)].inversions;
     if (record_.inversions.size() < 5)
       record_.inversions.push_back("at " + std::to_string(world_.now_us() / 1'000'000) + " s " + stream(starts).name + " #" + std::to_string(starts) + " starts on " + record_.card_names[global] + " with " +
