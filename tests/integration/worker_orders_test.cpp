@@ -217,10 +217,13 @@ TEST_F(Orders, a_request_that_waits_goes_back_at_once_and_one_that_computes_fini
   ASSERT_TRUE(loop.until([&] { return broker.warm.contains("yolo@ab"); }, "the model to be warm"));
   infer(2);
   ASSERT_TRUE(until_file(dir.path("gate.waiting")));
-  broker.preempt(1, 10'000);
   broker.preempt(2, 10'000);
-  ASSERT_TRUE(broker.until("yielded 2"));
-  EXPECT_FALSE(broker.heard("yielded 1"));
+  ASSERT_TRUE(broker.until("yielded 2"));  // what the child had said before this, the worker has heard by now: that it computes the first
+  broker.preempt(1, 10'000);
+  infer(3);
+  broker.preempt(3, 10'000);
+  ASSERT_TRUE(broker.until("yielded 3"));
+  EXPECT_FALSE(broker.heard("yielded 1")) << "it was asked before the third, which went back";
   std::ofstream(dir.path("gate")) << "open";
   ASSERT_TRUE(broker.until("succeeded 1"));
 }
