@@ -16,10 +16,10 @@ class ExplainStory : public Story {
   }
   Explanation why(JobId job) { return core->explain(job, now).value(); }
   Explanation planned(const SubmitItem& i) { return core->plan(i.fixed, now).value(); }
-  static const Remedy* remedy(const Explanation& e, Kind kind) {
+  static std::optional<Remedy> remedy(const Explanation& e, Kind kind) {
     for (const Remedy& r : e.remedies)
-      if (r.kind == kind) return &r;
-    return nullptr;
+      if (r.kind == kind) return r;
+    return std::nullopt;
   }
   static DeviceReport card(const std::string& uuid, std::uint16_t index, Mib total) {
     DeviceReport r = gpu(uuid, total);
@@ -43,14 +43,14 @@ TEST_F(ExplainStory, the_closest_device_comes_first_with_what_it_lacks) {
   EXPECT_EQ(e.refusals, (std::vector<std::pair<std::string, std::uint64_t>>{{"fits_the_ledger", 2}}));
   EXPECT_FALSE(e.would_start);
   EXPECT_FALSE(e.never);
-  const Remedy* smaller = remedy(e, Kind::smaller_budget);
-  ASSERT_NE(smaller, nullptr);
+  const std::optional<Remedy> smaller = remedy(e, Kind::smaller_budget);
+  ASSERT_TRUE(smaller.has_value());
   EXPECT_EQ(smaller->text, "gpuq update " + to_string(waiting) + " --vram 4000MiB   (fits on anna/1 now)");
-  const Remedy* wait = remedy(e, Kind::wait_for_jobs);
-  ASSERT_NE(wait, nullptr);
+  const std::optional<Remedy> wait = remedy(e, Kind::wait_for_jobs);
+  ASSERT_TRUE(wait.has_value());
   EXPECT_EQ(wait->jobs, std::vector<JobId>{holder});
-  const Remedy* pod = remedy(e, Kind::add_worker);
-  ASSERT_NE(pod, nullptr);
+  const std::optional<Remedy> pod = remedy(e, Kind::add_worker);
+  ASSERT_TRUE(pod.has_value());
   EXPECT_EQ(pod->text, "add a worker with 5000 MiB of free device memory: a pod with NVIDIA RTX A4000");
 }
 
@@ -74,20 +74,20 @@ TEST_F(ExplainStory, who_would_be_stopped_is_named_before_anybody_is) {
     i.fixed.needs.job_class = JobClass::inference;
     i.fixed.needs.budget_min = {4000};
   });
-  EXPECT_EQ(remedy(planned(urgent), Kind::victims), nullptr) << "it may not be stopped before its minimum run time";
+  EXPECT_FALSE(remedy(planned(urgent), Kind::victims).has_value()) << "it may not be stopped before its minimum run time";
   started(peers["anna"], victim);
   keep_beating("anna", {grant(victim)});
   after(61s);
   const Explanation e = planned(urgent);
   EXPECT_FALSE(e.would_start);
-  const Remedy* victims = remedy(e, Kind::victims);
-  ASSERT_NE(victims, nullptr);
+  const std::optional<Remedy> victims = remedy(e, Kind::victims);
+  ASSERT_TRUE(victims.has_value());
   EXPECT_EQ(victims->jobs, std::vector<JobId>{victim});
   EXPECT_EQ(state(victim), JobState::running) << "planning stops nobody";
   const JobId job = submitted(urgent);
   EXPECT_EQ(state(victim), JobState::yielding);
-  const Remedy* asked = remedy(why(job), Kind::wait_for_jobs);
-  ASSERT_NE(asked, nullptr);
+  const std::optional<Remedy> asked = remedy(why(job), Kind::wait_for_jobs);
+  ASSERT_TRUE(asked.has_value());
   EXPECT_EQ(asked->jobs, std::vector<JobId>{victim});
 }
 
@@ -99,8 +99,8 @@ TEST_F(ExplainStory, a_window_is_named_with_the_moment_it_opens) {
   const Explanation e = why(submitted(training(1, {4000})));
   ASSERT_EQ(e.places.size(), 1U);
   EXPECT_EQ(e.places[0].constraint, "window_open");
-  const Remedy* wait = remedy(e, Kind::wait_until);
-  ASSERT_NE(wait, nullptr);
+  const std::optional<Remedy> wait = remedy(e, Kind::wait_until);
+  ASSERT_TRUE(wait.has_value());
   EXPECT_EQ(wait->when.ms, now.wall.ms + 3'600'000);
 }
 
