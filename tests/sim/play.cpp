@@ -267,22 +267,6 @@ std::int64_t Play::reserved_for_others(JobClass c, const WorkerRow& w, std::size
   return std::accumulate(kept.begin(), kept.end(), std::int64_t{0});
 }
 
-/// Room that a plan keeps for one of a still higher class is free to look at, and nobody else's to take.
-bool Play::kept_for_somebody(const std::string& uuid) const {
-  for (const core::WorkerView& w : world_.core->workers(world_.moment()))
-    for (const core::DeviceView& d : w.devices)
-      if (d.report.uuid == uuid) return std::any_of(d.holders.begin(), d.holders.end(), [](const std::string& h) { return h.starts_with("held for"); });
-  return false;
-}
-
-/// Others were asked to leave for it already, elsewhere: it has its place.
-bool Play::room_is_being_made(JobNumber job) const {
-  const auto why = world_.core->explain(world_.numbers.id(job), world_.moment());
-  return why && std::any_of(why->remedies.begin(), why->remedies.end(), [](const core::Remedy& r) {
-    return r.kind == core::Remedy::Kind::wait_for_jobs && r.text.starts_with("nothing:");
-  });
-}
-
 void Play::inversions(JobNumber starts, std::uint32_t global) {
   const core::Policy& policy = scenario_.policy;
   const std::uint32_t worker = world_.physical[global].offered_by.front();
@@ -312,7 +296,6 @@ void Play::inversions(JobNumber starts, std::uint32_t global) {
     std::int64_t need = s.model != UINT16_MAX ? scenario_.models[s.model].vram.value : s.vram_min.value;
     if (need == 0) need = kKinds[s.kind].default_budget.value;
     if (free - reserved_for_others(s.job_class, w, device, capacity) < need) continue;
-    if (kept_for_somebody(card.uuid) || room_is_being_made(job)) continue;
     ++record_.classes[static_cast<std::size_t>(s.job_class)].inversions;
     if (record_.inversions.size() < 5)
       record_.inversions.push_back("at " + std::to_string(world_.now_us() / 1'000'000) + " s " + stream(starts).name + " #" + std::to_string(starts) + " starts on " + record_.card_names[global] + " with " +

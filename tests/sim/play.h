@@ -98,8 +98,6 @@ class Play {
   void close_blocks(std::uint32_t worker, std::uint32_t serial, bool model, Stop why);
   void charge_loss(JobNumber job, std::uint64_t step);
   void inversions(JobNumber starts, std::uint32_t global);
-  [[nodiscard]] bool room_is_being_made(JobNumber job) const;
-  [[nodiscard]] bool kept_for_somebody(const std::string& uuid) const;
   [[nodiscard]] std::int64_t reserved_for_others(JobClass c, const WorkerRow& w, std::size_t device, std::int64_t capacity) const;
 
   World& world_;
