@@ -50,10 +50,7 @@ struct Core::Explainer {
 
   // ---- who says no
 
-  [[nodiscard]] Place place_at(Index lane) const {
-    const Lane& l = s.lanes[lane];
-    return {s, index, shape, lane, l, s.workers[l.worker], l.device == kNone ? nullptr : &s.devices[l.device], s.resolved(shape), nullptr};
-  }
+  [[nodiscard]] Place place_at(Index lane) const { return s.place_at(shape, index, lane, nullptr); }
 
   void look() {
     std::map<std::string_view, std::uint64_t> refusals;

@@ -1,10 +1,9 @@
 // picture.cpp - who had which card when, as SVG: a row per card with compute above and memory below, or bands for a whole fleet.
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <map>
 
+#include "tests/sim/format.h"
 #include "tests/sim/record.h"
 
 namespace gq::sim {
@@ -16,16 +15,6 @@ constexpr std::array<const char*, kJobClasses> kPale{"#c9dbf8", "#fbe6c8", "#cde
 constexpr double kLeft = 96, kRight = 24, kWidth = 1400;
 constexpr std::size_t kRowsMax = 8;  ///< cards with a row of their own
 constexpr std::int64_t kHourUs = 3'600'000'000;
-
-std::string format(const char* text, ...) __attribute__((format(printf, 1, 2)));
-std::string format(const char* text, ...) {
-  char line[1024];
-  va_list args;
-  va_start(args, text);
-  std::vsnprintf(line, sizeof line, text, args);
-  va_end(args);
-  return line;
-}
 
 std::string escaped(std::string_view text) {
   std::string out;
@@ -106,11 +95,7 @@ class Picture {
       const auto i = static_cast<std::size_t>(c);
       std::string up, down;
       for (std::size_t bin = 0; bin < bins; bin += step) {
-        double sum = 0;
-        for (std::size_t k = bin; k < std::min(bins, bin + step); ++k)
-          for (const std::uint32_t card : cards) sum += static_cast<double>(r_.busy[card][i][k]);
-        const std::int64_t from = static_cast<std::int64_t>(bin) * r_.bin_us, to = std::min(from + static_cast<std::int64_t>(step) * r_.bin_us, r_.length_us);
-        const double share = std::min(1.0, sum * 64 / 1000 / static_cast<double>(to - from) / static_cast<double>(cards.size()));
+        const auto [from, to, share] = busy(cards, i, bin, step);
         const double low = top + height * (1 - below[bin]), high = top + height * (1 - std::min(1.0, below[bin] + share));
         up += format("L%.1f %.1f L%.1f %.1f ", x(from), high, x(to), high);
         down = format("L%.1f %.1f L%.1f %.1f ", x(to), low, x(from), low) + down;
@@ -223,15 +208,23 @@ class Picture {
     }
     y_ += 22;
   }
+  struct Busy {
+    std::int64_t from, to;   ///< us
+    double share;            ///< of these cards' compute, 0..1
+  };
+  [[nodiscard]] Busy busy(const std::vector<std::uint32_t>& cards, std::size_t c, std::size_t bin, std::size_t step) const {
+    double sum = 0;
+    for (std::size_t k = bin; k < std::min(r_.bins(), bin + step); ++k)
+      for (const std::uint32_t card : cards) sum += static_cast<double>(r_.busy[card][c][k]);
+    const std::int64_t from = static_cast<std::int64_t>(bin) * r_.bin_us, to = std::min(from + static_cast<std::int64_t>(step) * r_.bin_us, r_.length_us);
+    return {from, to, std::min(1.0, sum * 64 / 1000 / static_cast<double>(to - from) / static_cast<double>(cards.size()))};
+  }
+
   void band(const std::vector<std::uint32_t>& cards, std::size_t c) {
     const std::size_t bins = r_.bins(), step = std::max<std::size_t>(1, bins / 240);
     out_ += format("<g fill=\"%s\">", kColour[c]);
     for (std::size_t bin = 0; bin < bins; bin += step) {
-      double sum = 0;
-      for (std::size_t k = bin; k < std::min(bins, bin + step); ++k)
-        for (const std::uint32_t card : cards) sum += static_cast<double>(r_.busy[card][c][k]);
-      const std::int64_t from = static_cast<std::int64_t>(bin) * r_.bin_us, to = std::min(from + static_cast<std::int64_t>(step) * r_.bin_us, r_.length_us);
-      const double share = std::min(1.0, sum * 64 / 1000 / static_cast<double>(to - from) / static_cast<double>(cards.size()));
+      const auto [from, to, share] = busy(cards, c, bin, step);
       if (share >= 0.01) out_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.2f\" height=\"15\" fill-opacity=\"%.2f\"/>", x(from), y_, x(to) - x(from) + 0.3, share);
     }
     out_ += "</g>\n";

@@ -2,23 +2,13 @@
 #include "tests/sim/record.h"
 
 #include <algorithm>
-#include <cstdarg>
-#include <cstdio>
+
+#include "tests/sim/format.h"
 
 namespace gq::sim {
 namespace {
 
 constexpr std::array kClasses{JobClass::inference, JobClass::training, JobClass::synthesis};
-
-std::string format(const char* text, ...) __attribute__((format(printf, 1, 2)));
-std::string format(const char* text, ...) {
-  char line[512];
-  va_list args;
-  va_start(args, text);
-  std::vsnprintf(line, sizeof line, text, args);
-  va_end(args);
-  return line;
-}
 
 /// The value below which `share` of them lie.
 double quantile_ms(std::vector<std::int64_t> us, double share) {
