@@ -1,0 +1,10 @@
+# Scripts as jobs: gpuq.job by itself, and the examples through a real broker and worker.
+if(BUILD_TESTING)
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  add_test(NAME unit/job_py COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_SOURCE_DIR}/python/job_test.py)
+  set_tests_properties(unit/job_py PROPERTIES LABELS unit TIMEOUT 120)
+  if(TARGET gpuq AND TARGET gpuq-broker AND TARGET gpuq-worker)
+    add_test(NAME e2e/scripts COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_SOURCE_DIR}/e2e/scripts.py ${CMAKE_BINARY_DIR}/bin)
+    set_tests_properties(e2e/scripts PROPERTIES LABELS e2e TIMEOUT 300)
+  endif()
+endif()
