@@ -110,6 +110,7 @@ gpuq::Client& Cli::client(bool acknowledge) {
     options.broker = globals.broker;
     options.access_file = globals.access_file;
     options.insecure = globals.insecure;
+    options.shares = globals.shares;
     options.timeout = globals.timeout;
     options.connect_timeout = std::min(globals.connect_timeout, globals.timeout);
     options.acknowledge = acknowledge;
@@ -146,6 +147,7 @@ int run(const std::vector<std::string>& arguments, Streams io) {
   Globals& g = cli.globals;
   app.add_option("--broker", g.broker, "address, tcp://HOST:7700; else from the access file")->envname("GPUQ_BROKER");
   app.add_option("--access-file", g.access_file, "who we are; else $GPUQ_ACCESS_FILE, ~/.config/gpuq/client.json, /etc/gpuq/client.json");
+  app.add_option("--share", g.shares, "NAME=DIR, may be repeated: a folder that workers see too (their --share); files below it are passed by reference; else $GPUQ_SHARES")->option_text("NAME=DIR")->allow_extra_args(false);
   app.add_flag("--insecure", g.insecure, "no keys; only to a broker on this machine started --insecure")->envname("GPUQ_INSECURE");
   app.add_option("-o,--output", g.output, "table, wide, json or jsonl")->check(CLI::IsMember({"table", "wide", "json", "jsonl"}))->option_text("FORMAT");
   app.add_flag("--no-header", g.no_header, "tables without their first line");
@@ -153,6 +155,7 @@ int run(const std::vector<std::string>& arguments, Streams io) {
   app.add_option("--request-timeout", patience, "give up on a request after this long (30s)")->option_text("DURATION");
   add_up(app, cli);
   add_submit(app, cli);
+  add_reserve(app, cli);
   add_status(app, cli);
   add_job_commands(app, cli);
   add_explain(app, cli);
@@ -165,7 +168,8 @@ int run(const std::vector<std::string>& arguments, Streams io) {
 
   std::vector<std::string> args = arguments;
   const auto first_word = std::find_if(args.begin(), args.end(), [](const std::string& a) { return !a.starts_with("-"); });
-  if (first_word != args.end() && std::find(args.begin(), args.end(), "submit") != args.end()) {
+  const auto is_there = [&](const char* word) { return std::find(args.begin(), args.end(), word) != args.end(); };
+  if (first_word != args.end() && (is_there("submit") || is_there("reserve"))) {
     const auto dashes = std::find(args.begin(), args.end(), "--");
     if (dashes != args.end()) {
       cli.had_dashes = true;

@@ -29,6 +29,7 @@ struct Globals {
   std::chrono::milliseconds timeout{30'000};
   std::chrono::milliseconds connect_timeout{5'000};
   bool no_header = false;
+  std::vector<std::string> shares;                ///< NAME=DIR
 };
 
 struct Streams {
@@ -67,6 +68,7 @@ int report(const Cli& cli, const gpuq::Error& error);
 
 // One per command group; each adds its subcommands to the app.
 void add_submit(CLI::App& app, Cli& cli);
+void add_reserve(CLI::App& app, Cli& cli);
 void add_job_commands(CLI::App& app, Cli& cli);     // wait result logs cancel retry
 void add_status(CLI::App& app, Cli& cli);           // status list ls
 void add_explain(CLI::App& app, Cli& cli);          // explain plan

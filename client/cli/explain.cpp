@@ -103,7 +103,9 @@ int run_plan_submit(Cli& cli, SubmitArguments& a) {
   a.had_dashes = cli.had_dashes;
   a.only_plan = true;
   a.after = resolve_jobs(cli, a.after);
-  auto plan = plan_submit(a, surroundings());
+  Surroundings around = surroundings();
+  around.by_reference = by_reference(cli, false);
+  auto plan = plan_submit(a, around);
   if (!plan) throw client::to_public(plan.error());
   const gpuq::Explanation e = cli.client().plan(std::move(plan->jobs.front()));   // one per file: they all have the same needs
   show(cli, e);

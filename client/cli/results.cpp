@@ -34,10 +34,12 @@ void show_result(Cli& cli, const gpuq::JobResult& result) {
   std::ostream& out = cli.io.out;
   for (const auto& [key, value] : result.values) out << key << '=' << value << '\n';
   for (const gpuq::Part& part : result.parts) {
-    if (part.blob.empty() && is_text(part.bytes)) {
+    if (part.blob.empty() && part.share.empty() && is_text(part.bytes)) {
       if (result.parts.size() > 1 && part.name != "stdout") out << "--- " << part.name << '\n';
       out << part.bytes;
       if (!part.bytes.empty() && part.bytes.back() != '\n') out << '\n';
+    } else if (!part.share.empty()) {
+      out << "part " << part.name << "  " << part.media << "  " << bytes_text(part.size) << "  share:" << part.share << '\n';
     } else {
       out << "part " << part.name << "  " << part.media << "  " << bytes_text(part.blob.empty() ? part.bytes.size() : part.size)
           << "  (gpuq result " << result.id << " -d DIR)\n";

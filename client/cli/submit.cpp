@@ -67,6 +67,13 @@ Result<gpuq::Part> read_part(const std::string& name, const std::string& path) {
   return part;
 }
 
+/// By reference where that is possible, else its bytes.
+Result<gpuq::Part> input(const std::string& name, const std::string& path, const Surroundings& around) {
+  if (around.by_reference && path != "-")
+    if (auto part = around.by_reference(name, path)) return std::move(*part);
+  return read_part(name, path);
+}
+
 std::string base_name(const std::string& path) {
   if (path == "-") return "stdin";
   std::string name = fs::path(path).lexically_normal().filename().string();
@@ -88,6 +95,10 @@ Result<gpuq::JobSpec> common_spec(const SubmitArguments& a, const Surroundings& 
   spec.after = a.after;
   spec.exclusive = a.exclusive;
   spec.strict = a.strict;
+  if (!a.outputs.empty()) {
+    if (!a.outputs.starts_with("share:")) return fail(Errc::usage, "--outputs '" + a.outputs + "' is no place on a share", "--outputs share:NAME/DIR");
+    spec.outputs = a.outputs.substr(6);
+  }
   if (!a.vram.empty()) {
     auto range = parse_vram(a.vram);
     if (!range) return tl::unexpected(range.error());
@@ -139,7 +150,7 @@ Result<gpuq::JobSpec> common_spec(const SubmitArguments& a, const Surroundings& 
   for (const std::string& text : a.parts) {
     auto pair = parse_pair(text, "--part");
     if (!pair) return tl::unexpected(pair.error());
-    auto part = read_part(pair->first, pair->second);
+    auto part = input(pair->first, pair->second, around);
     if (!part) return tl::unexpected(part.error());
     spec.parts.push_back(std::move(*part));
   }
@@ -179,10 +190,10 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
       gpuq::JobSpec spec = *common;
       if (std::error_code error; a.kind == "detect" && fs::is_directory(file, error))
         return fail(Errc::bad_image, file + " is a folder", "name the images in it: " + file + "/*.png");
-      auto part = read_part(a.kind == "detect" ? "image" : "input", file);
+      auto part = input(a.kind == "detect" ? "image" : "input", file, around);
       if (!part) return tl::unexpected(part.error());
-      if (a.kind == "detect" && part->bytes.size() > kLimits.image_bytes_max)
-        return fail(Errc::too_large, file + " is " + bytes_text(part->bytes.size()) + ", an image may have " + bytes_text(kLimits.image_bytes_max), "scale it down or compress it");
+      if (const std::uint64_t size = part->share.empty() ? part->bytes.size() : part->size; a.kind == "detect" && size > kLimits.image_bytes_max)
+        return fail(Errc::too_large, file + " is " + bytes_text(size) + ", an image may have " + bytes_text(kLimits.image_bytes_max), "scale it down or compress it");
       if (a.kind == "detect" && part->media != "image/png" && part->media != "image/jpeg")
         return fail(Errc::bad_image, file + " is neither JPEG nor PNG", "convert it first");
       spec.parts.push_back(std::move(*part));
@@ -192,7 +203,7 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
     return plan;
   }
   for (const std::string& file : a.files) {
-    if (a.kind == "echo" && file != "-" && !fs::exists(file)) {   // gpuq submit echo hello --wait
+    if (a.kind == "echo" && file != "-" && !file.starts_with("share:") && !fs::exists(file)) {   // gpuq submit echo hello --wait
       gpuq::Part word;
       word.name = "text";
       word.media = "text/plain";
@@ -205,7 +216,7 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
     const std::string path = is_named ? file.substr(equals + 1) : file;
     // The trainer's data set has one name, whatever the folder is called.
     const std::string name = is_named ? file.substr(0, equals) : a.kind.starts_with("train.") && a.files.size() == 1 ? "dataset" : base_name(file);
-    auto part = read_part(name, path);
+    auto part = input(name, path, around);
     if (!part) return tl::unexpected(part.error());
     common->parts.push_back(std::move(*part));
   }
@@ -279,12 +290,26 @@ int show_finished(Cli& cli, const SubmitArguments& a, const SubmitPlan& plan, st
   return code;
 }
 
+}  // namespace
+
+std::function<std::optional<gpuq::Part>(const std::string&, const std::string&)> by_reference(Cli& cli, bool acknowledge) {
+  const bool has_shares = !cli.globals.shares.empty() || std::getenv("GPUQ_SHARES") != nullptr;
+  return [&cli, acknowledge, has_shares](const std::string& name, const std::string& path) -> std::optional<gpuq::Part> {
+    if (!has_shares && !path.starts_with("share:")) return std::nullopt;   // nothing to ask a broker
+    return cli.client(acknowledge).by_reference(name, path);
+  };
+}
+
+namespace {
+
 int run_submit(Cli& cli, SubmitArguments& a) {
   a.argv = cli.argv_after_dashes;
   a.had_dashes = cli.had_dashes;
   a.after = resolve_jobs(cli, a.after);
   if (!a.id.empty() && !parse_job_id(a.id)) throw gpuq::Error("USAGE", "--id '" + a.id + "' is not a job id: 26 characters of Crockford base32", "leave it out, and one is made");
-  auto plan = plan_submit(a, surroundings());
+  Surroundings around = surroundings();
+  around.by_reference = by_reference(cli, a.wait || a.follow);
+  auto plan = plan_submit(a, around);
   if (!plan) throw client::to_public(plan.error());
   if (a.had_dashes && a.kind.empty()) a.kind = "command";
   gpuq::Client& client = cli.client(a.wait || a.follow);
@@ -336,6 +361,7 @@ void add_job_options(CLI::App& c, SubmitArguments& a) {
   c.add_option("--unique", a.unique, "at most one unfinished job with this key")->option_text("KEY");
   c.add_option("--label", a.label, "free text shown in lists")->option_text("TEXT");
   c.add_option("--workdir", a.workdir, "directory the command runs in (here)")->option_text("DIR");
+  c.add_option("--outputs", a.outputs, "write its artefacts there instead of storing them with the result")->option_text("share:NAME/DIR");
   c.add_option("-d,--dir", a.output_dir, "with --wait: write the result's parts here")->option_text("DIR");
   c.add_flag("--exclusive", a.exclusive, "stop by itself when its worker loses the broker");
   c.add_flag("--wait,-w", a.wait, "wait until it is final and print the result");

@@ -1,7 +1,9 @@
 // submit.h - what was typed after `gpuq submit`, and the jobs it means. Pure but for reading the files that were named.
 #pragma once
 
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +21,7 @@ struct SubmitArguments {
   std::vector<std::string> files;
   std::vector<std::string> argv;           ///< behind "--"
   bool had_dashes = false;
-  std::string job_class, model, vram, not_before, deadline, timeout, on_preempt, id, unique, label, workdir, output_dir;
+  std::string job_class, model, vram, not_before, deadline, timeout, on_preempt, id, unique, label, workdir, output_dir, outputs;
   int priority = 5, devices = 1, retries = 0;
   std::vector<std::string> where, set, env, after, parts;
   bool wait = false, follow = false, exclusive = false, strict = false;
@@ -30,6 +32,8 @@ struct Surroundings {                      ///< of the command line: given, so t
   std::string cwd;
   std::map<std::string, std::string> environment;
   std::int64_t now_ms{};
+  /// An input that need not travel: (part name, path or share:NAME/path) → part, or nothing. Absent = every file travels.
+  std::function<std::optional<gpuq::Part>(const std::string&, const std::string&)> by_reference{};
 };
 
 struct SubmitPlan {
@@ -37,6 +41,9 @@ struct SubmitPlan {
   std::vector<std::string> files;          ///< of each job, when there is one job per file
 };
 
+class Cli;
+/// Asks the broker's workers, when there are shares to ask about.
+std::function<std::optional<gpuq::Part>(const std::string&, const std::string&)> by_reference(Cli& cli, bool acknowledge);
 Surroundings surroundings();               ///< of this process
 /// What `submit` takes and `plan submit` takes alike, so that one word before a command line asks instead of doing.
 void add_job_options(CLI::App& command, SubmitArguments& into);

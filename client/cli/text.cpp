@@ -214,8 +214,9 @@ Json to_json(const gpuq::JobResult& r) {
   j["values"] = r.values;
   j["parts"] = Json::array();
   for (const gpuq::Part& part : r.parts) {
-    Json p{{"name", part.name}, {"media", part.media}, {"size_bytes", part.blob.empty() ? part.bytes.size() : part.size}};
-    if (!part.blob.empty()) p["blob"] = part.blob;
+    Json p{{"name", part.name}, {"media", part.media}, {"size_bytes", part.blob.empty() && part.share.empty() ? part.bytes.size() : part.size}};
+    if (!part.share.empty()) p["share"] = part.share;
+    else if (!part.blob.empty()) p["blob"] = part.blob;
     else if (part.media == "application/json") {
       auto value = Json::parse(part.bytes, nullptr, false);
       if (!value.is_discarded()) p["json"] = std::move(value);

@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <sstream>
 
 #include "client/lib/convert.h"
 #include "client/lib/state.h"
@@ -86,6 +88,18 @@ Engine::Settings settings_from(const Options& options) {
   return settings;
 }
 
+gq::files::Shares shares_from(const Options& options) {
+  std::vector<std::string> declared = options.shares;
+  if (const char* text = std::getenv("GPUQ_SHARES"); declared.empty() && text != nullptr) {
+    std::istringstream in(text);
+    for (std::string one; std::getline(in, one, ',');)
+      if (!one.empty()) declared.push_back(one);
+  }
+  auto shares = gq::files::Shares::open(declared);
+  if (!shares) raise(shares.error());
+  return std::move(*shares);
+}
+
 }  // namespace
 
 // ---- Error
@@ -113,7 +127,7 @@ const char* state_name(int s) { return s >= 0 && s < 10 ? gq::to_string(static_c
 
 // ---- life
 
-Client::Client(Options options) : state_(std::make_unique<State>(settings_from(options))) {}
+Client::Client(Options options) : state_(std::make_unique<State>(settings_from(options), shares_from(options))) {}
 Client::~Client() = default;
 Client::Client(Client&&) noexcept = default;
 Client& Client::operator=(Client&&) noexcept = default;
@@ -210,6 +224,7 @@ JobResult Client::result(const std::string& id) {
 // ---- blobs
 
 std::string Client::fetch(const Part& part) {
+  if (!part.share.empty()) return state_->read_shared(part);
   if (part.blob.empty()) return part.bytes;
   return fetch_blob(part.blob);
 }
@@ -248,7 +263,9 @@ void Client::fetch_to(const Part& part, const std::string& path) {
     }
     return {};
   };
-  if (part.blob.empty()) {
+  if (!part.share.empty()) {
+    state_->read_shared(part, [&write_at](std::uint64_t offset, std::string_view piece) { return write_at(offset, piece); });
+  } else if (part.blob.empty()) {
     if (auto ok = write_at(0, part.bytes); !ok) raise(ok.error());
   } else {
     const auto digest = gq::parse_blob_digest(part.blob);

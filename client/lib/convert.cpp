@@ -74,7 +74,9 @@ Result<gpuq::JobResult> to_public(wire::NotifyItem&& item, std::string_view payl
     to.name = std::move(part.name);
     to.media = std::move(part.media);
     to.blob = hex_or_empty(part.blob);
-    to.size = part.blob.empty() ? part.bytes.size() : part.blob_bytes;
+    to.share = std::move(part.share);
+    to.share_mtime_ms = part.share_mtime_ms;
+    to.size = !to.share.empty() ? part.share_bytes : part.blob.empty() ? part.bytes.size() : part.blob_bytes;
     to.bytes = std::move(part.bytes);
     out.parts.push_back(std::move(to));
   }

@@ -16,6 +16,7 @@
 #include <xxhash.h>
 
 #include "client/lib/convert.h"
+#include "common/files/shares.h"
 #include "common/vocabulary/job.h"
 #include "common/vocabulary/limits.h"
 #include "common/wire/job_body.h"
@@ -89,6 +90,15 @@ Result<void> judge(const gpuq::JobSpec& spec) {
   if (spec.where.size() > kLimits.where_max) return fail(Errc::over_limit, "more than " + std::to_string(kLimits.where_max) + " labels asked for", "");
   if (spec.after.size() > kLimits.after_max) return fail(Errc::over_limit, "a job may come after at most " + std::to_string(kLimits.after_max) + " others", "");
   if (spec.unique.size() > 256 || spec.label.size() > 256) return fail(Errc::over_limit, "unique key and label are at most 256 bytes", "");
+  return {};
+}
+
+/// The job goes only where this share is.
+Result<void> need_share(std::string_view reference, wire::SubmitItem& item) {
+  const auto ref = files::parse_share_ref(reference);
+  if (!ref) return tl::unexpected(ref.error());
+  const std::string label = files::share_label(ref->name);
+  if (std::find(item.where.begin(), item.where.end(), label) == item.where.end()) item.where.push_back(label);
   return {};
 }
 
@@ -202,7 +212,6 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   item.exclusive = spec.exclusive;
   item.strict = spec.strict;   // how it is judged at the door is no part of what it is: not in the digest
   item.where = std::move(spec.where);
-  std::sort(item.where.begin(), item.where.end());
   item.not_before_ms = spec.not_before_ms;
   item.deadline_ms = spec.deadline_ms;
   item.timeout_us = std::chrono::duration_cast<std::chrono::microseconds>(spec.timeout).count();
@@ -234,8 +243,21 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
       out.blob_bytes = part.size;
       out.bytes.clear();
     }
+    if (!part.share.empty()) {
+      if (auto needed = need_share(part.share, item); !needed) return tl::unexpected(needed.error());
+      out.share = std::move(part.share);
+      out.share_bytes = part.size;
+      out.share_mtime_ms = part.share_mtime_ms;
+      out.bytes.clear();
+    }
     body.parts.push_back(std::move(out));
   }
+  if (!spec.outputs.empty()) {
+    if (auto needed = need_share(spec.outputs, item); !needed) return tl::unexpected(needed.error());
+    body.outputs = std::move(spec.outputs);
+  }
+  if (item.where.size() > kLimits.where_max) return fail(Errc::over_limit, "labels and shares together are more than " + std::to_string(kLimits.where_max), "put the files on fewer shares");
+  std::sort(item.where.begin(), item.where.end());
   if (auto ok = set_aside_large(body, *job); !ok) return tl::unexpected(ok.error());
   job->payload = wire::encode(body);
   item.payload_bytes = static_cast<std::uint32_t>(job->payload.size());

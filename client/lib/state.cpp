@@ -6,7 +6,7 @@ namespace gpuq {
 using namespace gq::client;
 using gq::Errc;
 
-Client::State::State(Engine::Settings settings) : engine(std::move(settings)) {
+Client::State::State(Engine::Settings settings, gq::files::Shares s) : engine(std::move(settings)), shares(std::move(s)) {
   Engine::Hooks hooks;
   hooks.notify = [this](gq::wire::Notify&& notify, std::string&& body) { jobs.notify(std::move(notify), std::move(body)); };
   hooks.resumed = [this] { jobs.rewatch(); };

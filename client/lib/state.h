@@ -1,9 +1,11 @@
 // state.h - what a gpuq::Client holds: the engine and what sits on it, wired together; and blocking questions.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -12,6 +14,7 @@
 #include "client/lib/engine.h"
 #include "client/lib/jobs.h"
 #include "client/lib/transfers.h"
+#include "common/files/shares.h"
 #include "common/net/keys.h"
 #include "common/vocabulary/job.h"
 
@@ -22,7 +25,12 @@ struct Client::State {
   gq::client::Transfers transfers{engine};
   gq::client::Jobs jobs{engine, transfers};
 
-  explicit State(gq::client::Engine::Settings settings);
+  gq::files::Shares shares;
+  std::mutex shares_mutex;
+  std::vector<std::string> served_labels;                      ///< of live workers
+  std::chrono::steady_clock::time_point served_until{};        ///< asked again after that
+
+  State(gq::client::Engine::Settings settings, gq::files::Shares shares);
   ~State() { engine.stop(); }   // before jobs and transfers go: their callbacks run on its thread
 
   [[nodiscard]] std::chrono::milliseconds timeout() const { return std::chrono::duration_cast<std::chrono::milliseconds>(engine.settings().timeout); }
@@ -49,6 +57,8 @@ struct Client::State {
   }
   void for_each_page(const std::vector<std::string>& ids, const std::function<void(std::vector<gq::JobId>)>& page);
   std::string upload(gq::client::BlobSourcePtr source);
+  std::string read_shared(const Part& part);                   ///< throws gpuq::Error
+  void read_shared(const Part& part, const std::function<gq::Result<void>(std::uint64_t, std::string_view)>& take);
   void download(const gq::BlobDigest& blob, gq::client::Transfers::Take take);
 
  private:

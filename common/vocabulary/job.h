@@ -121,6 +121,7 @@ inline constexpr std::array kKinds{
     KindTraits{"command", JobClass::training, false, true, {512}, OnPreempt::restart},
     KindTraits{"echo", JobClass::inference, false, false, {0}, OnPreempt::restart},
     KindTraits{"sleep", JobClass::inference, false, false, {0}, OnPreempt::restart},
+    KindTraits{"reserve", JobClass::training, false, true, {512}, OnPreempt::never},   // for a process that gpuq does not start, and cannot ask to leave
 };
 using KindIndex = std::uint8_t;  ///< index into kKinds; the text travels on the wire and in records
 constexpr std::optional<KindIndex> kind_index(std::string_view name) {

@@ -16,6 +16,15 @@ namespace {
 namespace fs = std::filesystem;
 constexpr std::size_t kInlineTotal = 48U << 10U;   // of one result: leaves room for names and values below inline_bytes_max
 constexpr std::size_t kArtefactsMax = 10'000;
+constexpr std::size_t kSharedNamed = 256;          // artefacts on a share that a result names one by one; beyond, their folder
+
+Result<files::SharedFilePtr> open_shared(const wire::Part& part, const files::Shares& shares) {
+  auto file = shares.find(part.share);
+  if (!file || (*file)->is_folder || part.share_mtime_ms == 0) return file;
+  if ((*file)->bytes == part.share_bytes && (*file)->mtime_ms == part.share_mtime_ms) return file;
+  const std::string how = (*file)->bytes == part.share_bytes ? "changed at another time" : std::to_string((*file)->bytes) + " bytes, not " + std::to_string(part.share_bytes);
+  return fail(Errc::bad_input, "share:" + part.share + " is another file here than the one submitted (" + how + ")", "it changed after the submit, or that share is another folder on this host");
+}
 
 }  // namespace
 
@@ -36,18 +45,13 @@ AttemptFolder::~AttemptFolder() {
   });
 }
 
-bool is_safe_path(std::string_view path) {
-  if (path.empty() || path.front() == '/' || path.back() == '/' || path.size() > 1024 || path.find('\0') != std::string_view::npos) return false;
-  while (!path.empty()) {
-    const std::size_t end = std::min(path.find('/'), path.size());
-    const std::string_view component = path.substr(0, end);
-    if (component.empty() || component == "." || component == "..") return false;
-    path.remove_prefix(std::min(end + 1, path.size()));
-  }
-  return true;
+std::string Gathered::path_of(const std::string& part) const {
+  if (const auto file = files.find(part); file != files.end()) return file->second->path;
+  if (const auto file = shared.find(part); file != shared.end()) return file->second->path;
+  return {};
 }
 
-void gather(const Job& job, Blobs& blobs, std::function<void(Result<std::shared_ptr<Gathered>>)> done) {
+void gather(const Job& job, ChildContext& context, std::function<void(Result<std::shared_ptr<Gathered>>)> done) {
   auto body = wire::decode_job_body(std::as_bytes(std::span(job.body)));
   if (!body) return done(tl::unexpected(body.error()));
   struct Progress {
@@ -67,7 +71,7 @@ void gather(const Job& job, Blobs& blobs, std::function<void(Result<std::shared_
   progress->gathered->body = std::move(*body);
   const auto want = [&](const BlobDigest& digest, std::function<void(Pinned)> put) {
     ++progress->open;
-    blobs.fetch(digest, [progress, put = std::move(put)](Result<Pinned> file) {
+    context.blobs.fetch(digest, [progress, put = std::move(put)](Result<Pinned> file) {
       if (!file) return progress->broke(file.error());
       put(std::move(*file));
       progress->arrived();
@@ -75,8 +79,17 @@ void gather(const Job& job, Blobs& blobs, std::function<void(Result<std::shared_
   };
   Gathered& gathered = *progress->gathered;
   for (const wire::Part& part : gathered.body.parts) {
-    if (!part.share.empty())
-      return progress->broke({Errc::not_here, "part '" + part.name + "' lies behind share '" + part.share + "', which this worker does not have", "upload the file instead"});
+    if (!part.share.empty()) {
+      ++progress->open;
+      asio::post(context.disk, [progress, &io = context.io, &shares = context.shares, part] {   // a share may be a slow network's
+        auto file = open_shared(part, shares);
+        asio::post(io, [progress, name = part.name, file = std::move(file)]() mutable {
+          if (!file) return progress->broke(file.error());
+          progress->gathered->shared[name] = std::move(*file);
+          progress->arrived();
+        });
+      });
+    }
     if (!part.blob.empty()) want(part.blob, [&gathered, name = part.name](Pinned file) { gathered.files[name] = std::move(file); });
   }
   if (!job.item.resume.empty()) want(job.item.resume, [&gathered](Pinned file) { gathered.resume = std::move(file); });
@@ -107,7 +120,29 @@ Result<std::vector<Output::Item>> artefacts(const std::string& folder) {
   return items;
 }
 
-void pack(Output output, Blobs& blobs, BlobsGo go, std::function<void(Result<Packed>)> done) {
+namespace {
+
+/// Files of the output go to its share. On the disk thread: every one of them, or none is named in the result.
+Result<void> write_to_share(Output& output, const files::Shares& shares) {
+  for (Output::Item& item : output.items) {
+    if (item.file.empty() || item.stays) continue;
+    const std::string reference = output.outputs + "/" + item.name;
+    std::error_code ec;
+    item.share_bytes = fs::file_size(item.file, ec);
+    if (auto put = shares.put(reference, item.file); !put) return put;
+    item.share = reference;
+    item.file.clear();
+  }
+  if (std::count_if(output.items.begin(), output.items.end(), [](const auto& i) { return !i.share.empty(); }) > static_cast<std::ptrdiff_t>(kSharedNamed)) {
+    std::erase_if(output.items, [](const auto& i) { return !i.share.empty(); });
+    Output::Item folder{"outputs", "inode/directory", {}, {}};
+    folder.share = output.outputs;
+    output.items.push_back(std::move(folder));
+  }
+  return {};
+}
+
+void pack_items(Output output, Blobs& blobs, BlobsGo go, std::function<void(Result<Packed>)> done) {
   struct Progress {
     wire::ResultBody body;
     Packed packed;
@@ -136,6 +171,11 @@ void pack(Output output, Blobs& blobs, BlobsGo go, std::function<void(Result<Pac
     wire::Part& part = progress->body.parts[i];
     part.name = std::move(item.name);
     part.media = std::move(item.media);
+    if (!item.share.empty()) {
+      part.share = std::move(item.share);
+      part.share_bytes = item.share_bytes;
+      continue;
+    }
     if (!item.file.empty()) {
       std::error_code ec;
       const auto size = fs::file_size(item.file, ec);
@@ -169,6 +209,19 @@ void pack(Output output, Blobs& blobs, BlobsGo go, std::function<void(Result<Pac
     }
   }
   progress->arrived();
+}
+
+}  // namespace
+
+void pack(Output output, ChildContext& context, BlobsGo go, std::function<void(Result<Packed>)> done) {
+  if (output.outputs.empty()) return pack_items(std::move(output), context.blobs, go, std::move(done));
+  asio::post(context.disk, [&context, go, output = std::move(output), done = std::move(done)]() mutable {
+    auto written = write_to_share(output, context.shares);
+    asio::post(context.io, [&context, go, output = std::move(output), written = std::move(written), done = std::move(done)]() mutable {
+      if (!written) return done(tl::unexpected(written.error()));
+      pack_items(std::move(output), context.blobs, go, std::move(done));
+    });
+  });
 }
 
 }  // namespace gq::worker

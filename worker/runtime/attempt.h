@@ -11,8 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "common/files/shares.h"
 #include "common/wire/job_body.h"
 #include "worker/runtime/blobs.h"
+#include "worker/runtime/child_paths.h"
 #include "worker/runtime/executor.h"
 
 namespace gq::worker {
@@ -35,22 +37,30 @@ class AttemptFolder {
   asio::thread_pool& disk_;
 };
 
-/// What a job needs from the blob store before it can start.
+/// What a job needs from the blob store and from shares before it can start.
 struct Gathered {
   wire::JobBody body;
   std::map<std::string, Pinned> files;   ///< by part name
+  std::map<std::string, files::SharedFilePtr> shared;   ///< by part name: open as long as this lives
   Pinned resume;                         ///< null = from the beginning
+  /// Where this part lies; empty = inline.
+  [[nodiscard]] std::string path_of(const std::string& part) const;
 };
-void gather(const Job& job, Blobs& blobs, std::function<void(Result<std::shared_ptr<Gathered>>)> done);
+void gather(const Job& job, ChildContext& context, std::function<void(Result<std::shared_ptr<Gathered>>)> done);
 
-/// A relative path that stays below its root: no empty, "." or ".." component, no NUL.
-bool is_safe_path(std::string_view path);
+using files::is_safe_path;
 
 /// A result in the making: small parts stay inline while they fit together, the rest becomes blobs.
 struct Output {
   std::map<std::string, std::string> values;
-  struct Item { std::string name, media, bytes, file; };   ///< file non-empty: content lies there
+  struct Item {
+    std::string name, media, bytes, file;       ///< file non-empty: content lies there
+    bool stays{};                               ///< with the result, whatever becomes of the others
+    std::string share{};                        ///< or it was written there
+    std::uint64_t share_bytes{};
+  };
   std::vector<Item> items;
+  std::string outputs;       ///< "NAME/path" on a share: files are written there instead
 };
 struct Packed {
   std::string body;
@@ -58,7 +68,7 @@ struct Packed {
 };
 /// `here`: the blobs stay in this worker's cache, durably, until the session asks for them (see session::Ending::stored_here).
 enum class BlobsGo : std::uint8_t { to_broker, here };
-void pack(Output output, Blobs& blobs, BlobsGo go, std::function<void(Result<Packed>)> done);
+void pack(Output output, ChildContext& context, BlobsGo go, std::function<void(Result<Packed>)> done);
 /// Every regular file below `folder`, as items named by their relative path (links are not followed), at most 10,000.
 Result<std::vector<Output::Item>> artefacts(const std::string& folder);
 std::string media_of(std::string_view file_name);

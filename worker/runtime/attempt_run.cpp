@@ -16,7 +16,7 @@ AttemptRun::AttemptRun(ChildContext& context, Job j, Allotment memory, std::func
 
 void AttemptRun::begin() {
   c.reports.started(grant());   // fetching inputs is part of the attempt: it holds its devices already
-  gather(job, c.blobs, [self = shared_from_this()](Result<std::shared_ptr<Gathered>> got) {
+  gather(job, c, [self = shared_from_this()](Result<std::shared_ptr<Gathered>> got) {
     if (self->over) return;
     if (!got) return self->end(failed(self->grant(), got.error(), got.error().code != Errc::internal));
     self->gathered = std::move(*got);

@@ -14,6 +14,11 @@ class Devices;
 class Blobs;
 class Reports;
 class Allotments;
+}  // namespace gq::worker
+namespace gq::files {
+class Shares;
+}
+namespace gq::worker {
 
 struct ChildContext {
   asio::io_context& io;
@@ -23,6 +28,7 @@ struct ChildContext {
   asio::thread_pool& disk;
   Reports& reports;
   Allotments& allotments;
+  const files::Shares& shares;
   std::string scratch;
   Duration term_grace{};
 };

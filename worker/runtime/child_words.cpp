@@ -12,7 +12,7 @@ child::Frame run_frame(std::uint64_t id, const Job& job, const Gathered& gathere
   frame.add("budget_mib", job.item.granted_mib).add("output_dir", std::string_view(output_dir));
   for (const auto& [key, value] : gathered.body.params) frame.add("param." + key, std::string_view(value));
   for (const wire::Part& part : gathered.body.parts) {
-    if (const auto file = gathered.files.find(part.name); file != gathered.files.end()) frame.add("file." + part.name, std::string_view(file->second->path));
+    if (const std::string path = gathered.path_of(part.name); !path.empty()) frame.add("file." + part.name, std::string_view(path));
     else frame.add_bytes("part." + part.name, part.bytes);
     if (!part.media.empty()) frame.add("part_media." + part.name, std::string_view(part.media));
   }

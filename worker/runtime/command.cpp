@@ -51,6 +51,8 @@ Result<void> lay_out(const Gathered& gathered, const AttemptFolder& folder) {
       // A copy: the job owns its folder and may write there; cached content must stay what its name says.
       fs::copy_file(file->second->path, target, fs::copy_options::overwrite_existing, ec);
       if (!ec) fs::permissions(target, fs::perms::owner_read | fs::perms::owner_write, ec);
+    } else if (const auto shared = gathered.shared.find(part.name); shared != gathered.shared.end()) {
+      fs::create_symlink(shared->second->path, target, ec);   // by reference: the open file itself, whoever renames it
     } else {
       const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
       const bool written = fd >= 0 && ::write(fd, part.bytes.data(), part.bytes.size()) == static_cast<ssize_t>(part.bytes.size());
@@ -308,7 +310,8 @@ struct Command::Run : AttemptRun {
       }
     }
     for (Output::Item& item : log->as_items()) result.items.push_back(std::move(item));
-    pack(std::move(result), c.blobs, BlobsGo::here, [self = self(), ending = std::move(ending)](Result<Packed> packed) mutable {
+    result.outputs = gathered->body.outputs;
+    pack(std::move(result), c, BlobsGo::here, [self = self(), ending = std::move(ending)](Result<Packed> packed) mutable {
       if (packed) {
         ending.stored_here = true;
         ending.body = std::move(packed->body);

@@ -129,6 +129,7 @@ void apply_pretence(std::vector<wire::Device>& devices) {
     device.temperature_c = static_cast<std::int16_t>(value("temperature", -1));
     device.utilization_pct = static_cast<std::int16_t>(value("utilization", -1));
     device.used_mib = std::max<std::int64_t>(0, value("foreign", 0));
+    device.used_by_us_mib = 0;
     device.healthy = !is_fatal_xid(static_cast<unsigned>(value("xid", 0)));
     if (was_healthy && !device.healthy) log::warn("device_unhealthy", {{"device", device.uuid}, {"reason", "Xid " + std::to_string(value("xid", 0))}});
     if (!was_healthy && device.healthy) log::info("device_healthy", {{"device", device.uuid}});
@@ -142,6 +143,7 @@ struct Devices::State {
   std::condition_variable wake;
   bool stop{};
   std::map<std::string, std::set<pid_t>> groups;
+  std::map<std::string, std::int64_t> booked_mib;       ///< for processes that are not ours, by device
   std::map<std::string, std::int64_t> foreign_mib;      ///< last seen without children of ours: what others hold
   std::thread monitor;
   struct Wait { std::string uuid; pid_t group{}; std::int64_t left_mib{}; std::function<void()> done; };
@@ -150,7 +152,7 @@ struct Devices::State {
   std::map<std::pair<std::string, pid_t>, std::int64_t> group_mib;   ///< measured, by device and group; absent = no figure
 
   std::vector<std::function<void()>> settle_waits();
-  std::vector<wire::Device> measure(std::vector<wire::Device> devices, const std::map<std::string, std::set<pid_t>>& ours);
+  std::vector<wire::Device> measure(std::vector<wire::Device> devices, const std::map<std::string, std::set<pid_t>>& ours, const std::map<std::string, std::int64_t>& booked);
   void measure_card(wire::Device& device, const CardReading& card, const std::set<pid_t>& ours, const std::map<pid_t, pid_t>& group_of);
 };
 
@@ -180,6 +182,18 @@ void Devices::remove_group(const std::string& uuid, pid_t group) {
   if (!state_->nvml) return;                            // elsewhere nothing is decided by what is measured
   outdated_[uuid] = ++state_->removals;
   state_->wake.notify_all();
+}
+
+Devices::Booking Devices::book(const std::vector<std::string>& uuids, std::int64_t mib) {
+  const auto add = [uuids](State& state, std::int64_t more) {
+    const std::lock_guard lock(state.mutex);
+    for (const std::string& uuid : uuids)
+      if ((state.booked_mib[uuid] += more) <= 0) state.booked_mib.erase(uuid);
+  };
+  add(*state_, mib);
+  return Booking(nullptr, [weak = std::weak_ptr<State>(state_), add, mib](const void*) {
+    if (const auto state = weak.lock()) add(*state, -mib);
+  });
 }
 
 Result<std::unique_ptr<Devices>> Devices::find(const DeviceChoice& choice, const std::string& worker) {
@@ -277,7 +291,8 @@ void Devices::State::measure_card(wire::Device& device, const CardReading& card,
     device.used_by_us_mib = std::max<std::int64_t>(0, device.used_mib - device.driver_mib - foreign_mib[device.uuid]);
 }
 
-std::vector<wire::Device> Devices::State::measure(std::vector<wire::Device> devices, const std::map<std::string, std::set<pid_t>>& ours) {
+std::vector<wire::Device> Devices::State::measure(std::vector<wire::Device> devices, const std::map<std::string, std::set<pid_t>>& ours,
+                                                  const std::map<std::string, std::int64_t>& booked) {
   static const std::set<pid_t> kNone;
   const auto groups_on = [&](const std::string& uuid) -> const std::set<pid_t>& {
     const auto it = ours.find(uuid);
@@ -302,6 +317,9 @@ std::vector<wire::Device> Devices::State::measure(std::vector<wire::Device> devi
     }
   }
   if (!devices.empty() && static_cast<DeviceKind>(devices[0].kind) == DeviceKind::simulated) apply_pretence(devices);
+  for (wire::Device& device : devices)
+    if (const auto it = booked.find(device.uuid); it != booked.end())
+      device.used_by_us_mib += std::min(it->second, std::max<std::int64_t>(0, device.used_mib - device.driver_mib - device.used_by_us_mib));
   return devices;
 }
 
@@ -334,9 +352,10 @@ void Devices::watch(asio::io_context& io, Changed changed) {
     std::unique_lock lock(state->mutex);
     while (!state->stop) {
       const auto ours = state->groups;
+      const auto booked = state->booked_mib;
       const std::uint64_t removals = state->removals;
       lock.unlock();
-      devices = state->measure(devices, ours);
+      devices = state->measure(devices, ours, booked);
       asio::post(io, [this, weak = std::weak_ptr<State>(state), devices, changed, removals] {
         if (const auto alive = weak.lock()) {
           alive->list = devices;

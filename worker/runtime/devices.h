@@ -46,6 +46,9 @@ class Devices {
   /// Which process groups of ours live on a device: what they use is told apart from foreign use.
   void add_group(const std::string& uuid, pid_t group);
   void remove_group(const std::string& uuid, pid_t group);
+  /// So much of what others use there is expected: not counted as foreign until the last copy is gone.
+  using Booking = std::shared_ptr<const void>;
+  Booking book(const std::vector<std::string>& uuids, std::int64_t mib);
   /// A group of ours has ended there since the last measurement: what it says of our use is too much.
   [[nodiscard]] bool is_outdated(const std::string& uuid) const { return outdated_.contains(uuid); }
   /// `done` (on `io`) once a child that says it has let go of its memory measurably holds at most `left_mib` on the device, or is gone. At

@@ -59,8 +59,8 @@ std::string JobLog::last_lines() const {
 
 std::vector<Output::Item> JobLog::as_items() const {
   std::vector<Output::Item> items;
-  if (rotated_) items.push_back({"gpuq-log.1.txt", "text/plain", {}, path_ + ".1"});
-  if (fd_ >= 0) items.push_back({"gpuq-log.txt", "text/plain", {}, path_});
+  if (rotated_) items.push_back({"gpuq-log.1.txt", "text/plain", {}, path_ + ".1", true});
+  if (fd_ >= 0) items.push_back({"gpuq-log.txt", "text/plain", {}, path_, true});
   return items;
 }
 

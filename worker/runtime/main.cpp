@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
   app.add_option("--name", options.name, "name shown to people; with a key the key's name counts (default: host name)");
   app.add_option("--devices", options.devices.devices, "auto, cpu, or GPU UUIDs separated by commas")->default_val("auto");
   app.add_option("--labels", options.labels, "key=value, may repeat; jobs ask for them with --where")->delimiter(',');
+  app.add_option("--share", options.shares, "NAME=DIR, may repeat: a folder that jobs may name as share:NAME/path")->allow_extra_args(false);
   app.add_option("--cpu-memory", cpu_memory, "memory of the CPU device, as 8GiB (default: half of this host's)");
   app.add_option("--slots", options.slots, "jobs without a device at a time")->default_val(256)->check(CLI::Range(1, 65536));
   app.add_option("--simulate-gpus", options.devices.simulate, "pretend cards, as 24GiB,8GiB: for tests");

@@ -38,7 +38,7 @@ void ModelHosts::Host::take(const std::shared_ptr<HostJob>& job) {
   ++model.users;
   if (model.state != State::warm) c.reports.started(item.grant);   // loading is part of the attempt
   model.used = now().steady;
-  gather(job->job, c.blobs, [self = shared_from_this(), job](Result<std::shared_ptr<Gathered>> got) {
+  gather(job->job, c, [self = shared_from_this(), job](Result<std::shared_ptr<Gathered>> got) {
     if (job->over) return;
     if (!got) return self->end(job, failed(job->job.item.grant, got.error(), got.error().code != Errc::internal));
     job->gathered = std::move(*got);
@@ -69,7 +69,8 @@ void ModelHosts::Host::on_done(const std::shared_ptr<HostJob>& job, const child:
   std::vector<std::string> files;
   for (const Output::Item& item : output->items)
     if (!item.file.empty()) files.push_back(item.file);
-  pack(std::move(*output), c.blobs, BlobsGo::to_broker, [self = shared_from_this(), job, files = std::move(files)](Result<Packed> packed) {
+  output->outputs = job->gathered->body.outputs;
+  pack(std::move(*output), c, BlobsGo::to_broker, [self = shared_from_this(), job, files = std::move(files)](Result<Packed> packed) {
     for (const std::string& file : files) ::remove(file.c_str());
     if (!packed) return self->end(job, failed(job->job.item.grant, packed.error(), packed.error().code == Errc::too_large));
     session::Ending ending;

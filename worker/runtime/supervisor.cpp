@@ -239,6 +239,7 @@ void Supervisor::perform(session::Action& action) {
 Executor* Supervisor::executor_of(const std::string& kind) const {
   if (kind == "echo") return echo_.get();
   if (kind == "sleep") return sleep_.get();
+  if (kind == "reserve") return reserve_.get();
   if (kind == "command") return command_.get();
   if (kind == "detect" || kind == "infer") return modelhosts_.get();
   if (kind.rfind("train.", 0) == 0) return trainers_.get();

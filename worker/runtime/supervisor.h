@@ -5,6 +5,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "common/files/shares.h"
 #include "common/net/asio.h"
 #include "common/net/keys.h"
 #include "common/net/port.h"
@@ -80,11 +81,12 @@ class Supervisor final : public Reports {
   std::unique_ptr<Processes> processes_;
   std::unique_ptr<Devices> devices_;
   std::unique_ptr<Allotments> allotments_;
+  files::Shares shares_;
   std::unique_ptr<Blobs> blobs_;
   std::unique_ptr<Journal> journal_;
   std::unordered_map<Grant, std::vector<Pinned>, GrantHash> pinned_;   ///< what the journal's entries name
   std::unique_ptr<session::Session> session_;
-  std::unique_ptr<Executor> echo_, sleep_, command_, modelhosts_, trainers_;
+  std::unique_ptr<Executor> echo_, sleep_, reserve_, command_, modelhosts_, trainers_;
   std::vector<std::string> kinds_;
   std::unordered_map<Grant, Executor*, GrantHash> running_;
   session::Actions actions_;

@@ -92,6 +92,9 @@ Result<void> Supervisor::take_scratch() {
 Result<void> Supervisor::prepare() {
   if (auto access = read_access(); !access) return access;
   if (auto scratch = take_scratch(); !scratch) return scratch;
+  auto shares = files::Shares::open(options_.shares);
+  if (!shares) return tl::unexpected(shares.error());
+  shares_ = std::move(*shares);
   auto devices = Devices::find(options_.devices, options_.name);
   if (!devices) return tl::unexpected(devices.error());
   devices_ = std::move(*devices);
@@ -117,11 +120,12 @@ void Supervisor::read_journal() {
 }
 
 void Supervisor::make_executors() {
-  const ChildContext context{io_, *processes_, *devices_, *blobs_, disk_, *this, *allotments_, options_.scratch, options_.term_grace};
+  const ChildContext context{io_, *processes_, *devices_, *blobs_, disk_, *this, *allotments_, shares_, options_.scratch, options_.term_grace};
   echo_ = std::make_unique<Echo>(*this);
   sleep_ = std::make_unique<Sleep>(io_, *this, [] { return now().steady; });
+  reserve_ = std::make_unique<Reserve>(io_, *this, [] { return now().steady; }, *devices_, *allotments_);
   command_ = std::make_unique<Command>(context);
-  kinds_ = {"echo", "sleep", "command"};
+  kinds_ = {"echo", "sleep", "reserve", "command"};
   if (const std::string program = child_program("gpuq-modelhost"); !program.empty()) {
     modelhosts_ = std::make_unique<ModelHosts>(context, program);
     kinds_.insert(kinds_.end(), {"detect", "infer"});
@@ -146,6 +150,7 @@ void Supervisor::make_session() {
   options.labels = options_.labels;
   options.labels.push_back("host=" + options.host);
   options.labels.push_back("worker=" + options_.name);
+  for (const std::string& name : shares_.names()) options.labels.push_back(files::share_label(name));
   std::sort(options.labels.begin(), options.labels.end());
   options.labels.erase(std::unique(options.labels.begin(), options.labels.end()), options.labels.end());
   options.timing.orphan_timeout = options_.orphan_timeout;

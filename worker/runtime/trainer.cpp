@@ -171,7 +171,8 @@ struct Trainers::Run : AttemptRun {
     packing = true;
     for (Output::Item& item : log->as_items()) output->items.push_back(std::move(item));
     send_log();
-    pack(std::move(*output), c.blobs, BlobsGo::here, [self = self()](Result<Packed> packed) {
+    output->outputs = gathered->body.outputs;
+    pack(std::move(*output), c, BlobsGo::here, [self = self()](Result<Packed> packed) {
       if (!packed) return self->end(failed(self->grant(), packed.error(), packed.error().code == Errc::too_large));
       self->said->body = std::move(packed->body);
       self->said->blobs = std::move(packed->blobs);

@@ -22,6 +22,7 @@ struct WorkerOptions {
   std::string name;                          ///< empty = this host's name; with CURVE the access file's name counts
   DeviceChoice devices;
   std::vector<std::string> labels;           ///< key=value
+  std::vector<std::string> shares;           ///< NAME=DIR; seen by jobs as share:NAME/path, by the broker as label share=NAME
   std::uint32_t slots = 256;                 ///< jobs without a device at a time
   std::string scratch;                       ///< empty = $XDG_RUNTIME_DIR or /tmp, gpuq-worker-<uid>-<name>
   std::uint64_t cache_bytes = std::uint64_t{20} << 30U;

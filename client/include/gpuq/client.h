@@ -45,6 +45,8 @@ struct Options {
   std::chrono::milliseconds connect_timeout{10'000};
   /// Tell the broker that a result was fetched, which frees it first under memory pressure. false = results leave by age only.
   bool acknowledge = true;
+  /// "NAME=DIR": folders that workers see too, under the same name (their --share). Empty = $GPUQ_SHARES, separated by commas.
+  std::vector<std::string> shares;
 };
 
 /// A named piece of data of a job or a result. Larger than 64 KiB travels through the broker's blob store by itself.
@@ -54,6 +56,8 @@ struct Part {
   std::string bytes;         ///< results: filled unless the part is large, then fetch() it
   std::string blob;          ///< hex digest when it lies in the blob store
   std::uint64_t size = 0;
+  std::string share;         ///< "NAME/path" when it lies on a share: passed by reference, by_reference() makes such a part
+  std::int64_t share_mtime_ms = 0;   ///< as seen when it was submitted; a worker that finds another file refuses it. 0 = not looked at
 };
 
 struct JobSpec {
@@ -69,6 +73,7 @@ struct JobSpec {
   std::map<std::string, std::string> env;
   std::string cwd;
   std::vector<Part> parts;                        ///< inputs
+  std::string outputs;                            ///< "NAME/path" on a share: artefacts are written there; empty = they come with the result
   std::vector<std::string> after;                 ///< job ids that must succeed first
   std::int64_t not_before_ms = 0, deadline_ms = 0;
   std::chrono::milliseconds timeout{0};           ///< of one attempt
@@ -218,9 +223,12 @@ class Client {
   /// Calls back on the client's thread for each job as it becomes final, until all are; no per-job future. For many jobs.
   /// Before or after the submit: what became final in between is kept. The callback must not throw.
   void on_final(const std::vector<std::string>& ids, std::function<void(JobResult&&)> callback);
-  std::string fetch(const Part& part);                            ///< bytes of a part, from the blob store when large
+  std::string fetch(const Part& part);                            ///< bytes of a part, from the blob store when large, from this host's share when it lies there
   std::string fetch_blob(const std::string& digest);
   void fetch_to(const Part& part, const std::string& path);       ///< streamed to a file (tmp + rename), digest verified
+  /// An input by reference: `path` is "share:NAME/path", or a file or folder below one of Options::shares that a live worker has, too.
+  /// nullopt = it has to travel. USAGE, BAD_INPUT (it is not there).
+  std::optional<Part> by_reference(const std::string& name, const std::string& path);
   std::string upload(std::string_view bytes);                     ///< digest
   std::string upload_file(const std::string& path);
 
