@@ -63,7 +63,8 @@ std::string typed(Mib size) {
 std::vector<Setting> broker_settings() {
   std::vector<Setting> all{
       {"broker.data_dir", SettingType::text, "", "where the managed Redis, blobs and keys lie; empty = $XDG_STATE_HOME/gpuq or ~/.local/state/gpuq"},
-      {"broker.redis", SettingType::text, "", "use this Redis: redis[s]://[user:password@]host[:port][/db] or a unix socket's path; empty = a managed child"},
+      {"broker.redis", SettingType::text, "", "use this Redis: redis[s]://[user:password@]host[:port][/db], redis[s]-sentinel://host,host,host#NAME or a unix socket's path; empty = a managed child"},
+      {"broker.redis_replicas", SettingType::number, "-1", "replicas that must have a batch before it is answered; -1 = 1 with sentinels, else 0"},
       {"broker.durability", SettingType::text, "always", "always: fsync before every answer; everysec: a power cut may take the last seconds"},
       {"broker.redis_budget", SettingType::memory, "", "bytes gpuq may use of a Redis without maxmemory, such as \"2GiB\""},
       {"broker.redis_memory", SettingType::memory, "", "maxmemory of the managed child, such as \"4GiB\""},

@@ -142,6 +142,7 @@ class Daemon {
     redis.durability = options_.durability;
     redis.managed = managed_ != nullptr;
     redis.budget_bytes = options_.redis_budget_bytes;
+    redis.replicas = options_.redis_replicas.value_or(address_.sentinels.empty() ? 0U : 1U);   // sentinels may promote one: it must have what was answered
     char host[256] = "localhost";
     gethostname(host, sizeof host - 1);
     redis.leader_name = std::string(host) + " " + broker_->client_endpoint() + " pid " + std::to_string(getpid());

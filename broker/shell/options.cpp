@@ -84,6 +84,9 @@ Result<void> take(Options& options, const Config& config) {
     return fail(Errc::usage, config.where("broker.durability") + ": broker.durability = '" + config.text("broker.durability") + "' is no durability", "\"always\" or \"everysec\"");
   options.durability = *durability;
   options.redis_budget_bytes = bytes("broker.redis_budget");
+  const std::int64_t replicas = config.number("broker.redis_replicas");
+  if (replicas < -1 || replicas > 16) return fail(Errc::usage, config.where("broker.redis_replicas") + ": broker.redis_replicas = " + std::to_string(replicas) + " is not 0..16", "1: a failover loses nothing that was answered");
+  if (replicas >= 0) options.redis_replicas = static_cast<std::uint32_t>(replicas);
   options.redis_memory_bytes = bytes("broker.redis_memory");
   options.blob_quota_bytes = bytes("broker.blob_quota");
   options.queued_bytes_max = bytes("broker.queued_max");

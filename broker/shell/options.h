@@ -20,6 +20,7 @@ struct Options {
   std::string redis;                                       ///< empty = a managed child in the data directory
   store::Durability durability = store::Durability::always;
   std::uint64_t redis_budget_bytes = 0;                    ///< demanded when that Redis has maxmemory 0
+  std::optional<std::uint32_t> redis_replicas;             ///< that must have a batch before its effects leave; unset = 1 with sentinels, else 0
   std::uint64_t redis_memory_bytes = 0;                    ///< of the managed child; 0 = its default
   std::uint64_t blob_quota_bytes = 0;
   std::uint64_t queued_bytes_max = 0;

@@ -36,6 +36,7 @@ Actions CommitFsm::open(Instant now) {
   opening_ = true;
   open_since_ = now;
   pending_.reset();
+  unreplicated_.reset();
   refused_since_.reset();
   down_.reset();
   backoff_ = {};
@@ -97,7 +98,10 @@ void CommitFsm::on_checked(Instant now, const std::vector<Reply>& replies, Actio
     return trouble(now, {Errc::unavailable, options_.address.describe() + " is loading its data", "gpuq waits for it"},
                    false, out);
   }
-  if (auto why = check_server(*facts, options_)) return trouble(now, *why, !transient(why->code), out);
+  if (auto why = check_server(*facts, options_)) {
+    const bool moving = why->code == Errc::redis_role && !options_.address.sentinels.empty();   // they have not agreed yet
+    return trouble(now, *why, !moving && !transient(why->code), out);
+  }
   facts_ = std::move(*facts);
 
   const Reply &multi = tail[kFactReplies], &exec = tail[kFactReplies + 1], &watch = tail[kFactReplies + 2],
@@ -181,8 +185,13 @@ void CommitFsm::on_moved(Instant now, const std::vector<Reply>& replies, Actions
 
 void CommitFsm::settle_after_reconnect(Instant now, std::uint64_t in_store, Actions& out) {
   if (pending_ && in_store == pending_->number && pending_->number == applied_ + 1) {
+    if (unreplicated_) return wait_for_replicas(out);
     ++statistics_.replies_lost;
-    if (pending_->reads.empty()) return applied(now, {}, out);
+    if (pending_->reads.empty()) {
+      if (options_.replicas == 0) return applied(now, {}, out);
+      unreplicated_.emplace();
+      return wait_for_replicas(out);
+    }
     state_ = State::rereading;
     CommandBuffer commands;
     commands.begin(1 + pending_->reads.size());
@@ -191,6 +200,7 @@ void CommitFsm::settle_after_reconnect(Instant now, std::uint64_t in_store, Acti
     out.emplace_back(SendCommands{commands.take(), 1});
     return;
   }
+  unreplicated_.reset();   // a failover went back behind it: it goes again
   if (in_store != applied_)
     return reload({Errc::unavailable,
                    "Redis is at batch " + std::to_string(in_store) + ", this broker at " + std::to_string(applied_) +
@@ -225,7 +235,9 @@ void CommitFsm::send_fenced(Instant now, bool with_batch, Actions& out) {
     last_hint_ = now;
   }
   sent_commands_ = commands.commands() - 1;
-  commands.add("EXEC").add("WATCH", keys_.term).add("GET", keys_.term);
+  commands.add("EXEC");
+  if (with_batch && options_.replicas > 0) commands.add("WAIT", options_.replicas, options_.replica_wait.count());
+  commands.add("WATCH", keys_.term).add("GET", keys_.term);
   const std::size_t replies = commands.commands();
   statistics_.commands += sent_commands_;
   if (!with_batch) ++statistics_.beats;
@@ -234,7 +246,9 @@ void CommitFsm::send_fenced(Instant now, bool with_batch, Actions& out) {
 
 void CommitFsm::on_executed(Instant now, std::vector<Reply>& replies, Actions& out) {
   const bool with_batch = state_ == State::in_flight;
-  Reply& exec = replies[replies.size() - 3];
+  const bool waited = with_batch && options_.replicas > 0;
+  const std::size_t at = replies.size() - (waited ? 4 : 3);   // of EXEC's answer
+  Reply& exec = replies[at];
   const Reply& term = replies.back();
   const bool still_mine = term.is(Type::string) && term.text == value_;
   if (exec.is(Type::nil)) return depose(fenced_error(term.text), out);
@@ -244,9 +258,11 @@ void CommitFsm::on_executed(Instant now, std::vector<Reply>& replies, Actions& o
       return depose({Errc::redis_corrupt, "Redis did not run a batch as a transaction: " + exec.text,
                      "report this with the server's version"},
                     out);
-    const auto cause = std::find_if(replies.begin(), replies.end() - 3, [](const Reply& r) { return r.is(Type::error); });
-    const std::string& text = cause != replies.end() - 3 ? cause->text : exec.text;
+    const auto queued_end = replies.begin() + static_cast<std::ptrdiff_t>(at);
+    const auto cause = std::find_if(replies.begin(), queued_end, [](const Reply& r) { return r.is(Type::error); });
+    const std::string& text = cause != queued_end ? cause->text : exec.text;
     const Error why = classify(text);
+    if (why.code == Errc::redis_role) return trouble(now, why, false, out);   // demoted under us: whoever is the primary now is asked for
     if (term.is(Type::error)) {   // loading, or our user was changed: arm again from the start
       refused_since_ = refused_since_.value_or(now);
       return trouble(now, why, false, out);
@@ -264,6 +280,10 @@ void CommitFsm::on_executed(Instant now, std::vector<Reply>& replies, Actions& o
   last_fenced_ = now;
   Reply bodies;
   if (with_batch && !pending_->reads.empty()) bodies = std::move(exec.items.front());
+  if (still_mine && waited && replies[at + 1].integer < options_.replicas) {
+    unreplicated_ = std::move(bodies);
+    return wait_for_replicas(out);
+  }
   if (!still_mine) {
     if (with_batch) applied(now, std::move(bodies), out);
     if (term.is(Type::error)) return trouble(now, classify(term.text), false, out);
@@ -275,7 +295,38 @@ void CommitFsm::on_executed(Instant now, std::vector<Reply>& replies, Actions& o
 
 void CommitFsm::on_reread(Instant now, std::vector<Reply>& replies, Actions& out) {
   if (!replies.front().is(Type::array)) return trouble(now, classify(replies.front().text), false, out);
-  applied(now, std::move(replies.front()), out);
+  if (options_.replicas == 0) return applied(now, std::move(replies.front()), out);
+  unreplicated_ = std::move(replies.front());
+  wait_for_replicas(out);
+}
+
+void CommitFsm::wait_for_replicas(Actions& out) {
+  state_ = State::replicating;
+  CommandBuffer commands;
+  commands.add("WAIT", options_.replicas, options_.replica_wait.count()).add("GET", keys_.term);
+  out.emplace_back(SendCommands{commands.take(), 2});
+}
+
+void CommitFsm::on_replicated(Instant now, const std::vector<Reply>& replies, Actions& out) {
+  const Reply &acknowledged = replies[0], &term = replies[1];
+  for (const Reply& reply : replies)
+    if (reply.is(Type::error)) return trouble(now, classify(reply.text), false, out);
+  const bool enough = acknowledged.integer >= options_.replicas;
+  const bool still_mine = term.is(Type::string) && term.text == value_;
+  if (enough) {
+    last_fenced_ = now;
+    Reply bodies = std::move(*unreplicated_);
+    unreplicated_.reset();
+    applied(now, std::move(bodies), out);
+  }
+  if (!still_mine) return depose(fenced_error(term.text), out);
+  if (enough) return;
+  ++statistics_.unreplicated;
+  const Error why{Errc::unavailable,
+                  options_.address.describe() + ": a batch is on the primary's disk, but " + std::to_string(acknowledged.integer) + " of " + std::to_string(options_.replicas) + " replicas have it",
+                  "bring the replicas back; what is held back leaves as soon as they have it"};
+  down(why, out);
+  wait_for_replicas(out);
 }
 
 void CommitFsm::applied(Instant now, Reply bodies, Actions& out) {
@@ -305,6 +356,7 @@ Actions CommitFsm::replied(Instant now, std::vector<Reply> replies) {
     case State::in_flight:
     case State::beating: on_executed(now, replies, out); break;
     case State::rereading: on_reread(now, replies, out); break;
+    case State::replicating: on_replicated(now, replies, out); break;
     default: break;
   }
   return out;
@@ -355,12 +407,14 @@ void CommitFsm::depose(const Error& why, Actions& out) {
   }
   state_ = State::stopped;
   pending_.reset();
+  unreplicated_.reset();
   out.emplace_back(Deposed{why});
 }
 
 void CommitFsm::reload(const Error& why, Actions& out) {
   state_ = State::stopped;
   pending_.reset();
+  unreplicated_.reset();
   out.emplace_back(MustReload{why});
 }
 

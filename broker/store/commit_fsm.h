@@ -2,7 +2,8 @@
 //
 //   disconnected ─connected─► checking ─► moving ─► armed ◄──────────────┐
 //        ▲                    (checks, WATCH, GET)  (CAS of the term)    │ EXEC array, GET = my term
-//        └──────── link lost, from anywhere         in_flight ───────────┘
+//        └──────── link lost, from anywhere         in_flight ───────────┤
+//                                                   replicating (applied; replicas are asked until enough of them have it)
 //                                                   rereading (applied, but the reply with the bodies was lost)
 //
 // Invariants, each learnt from a lost job (design-correctness 1):
@@ -11,6 +12,8 @@
 //    travelling on the dead connection then finds its WATCH broken, whenever it arrives.
 //  - What a lost link left unknown is decided by the batch number: n = applied, n-1 = not, anything else = the store is not what
 //    we believe (reload).
+//  - With replicas asked for, WAIT stands behind each EXEC, and a batch that too few have acknowledged is not yet applied for anyone:
+//    its effects stay, WAIT is asked again, also on a new connection (whose own write of the term comes after all earlier ones).
 //  - EXECABORT hides a lost fence: the GET behind it judges. An error element inside EXEC means half of a batch: stop.
 #pragma once
 
@@ -43,7 +46,7 @@ using Actions = std::vector<Action>;
 
 class CommitFsm {
  public:
-  enum class State : std::uint8_t { closed, disconnected, checking, moving, armed, in_flight, beating, refused, rereading, stopped };
+  enum class State : std::uint8_t { closed, disconnected, checking, moving, armed, in_flight, replicating, beating, refused, rereading, stopped };
 
   CommitFsm(RedisOptions options, const Keys& keys);
 
@@ -77,6 +80,8 @@ class CommitFsm {
   void send_fenced(Instant now, bool with_batch, Actions& out);
   void refused(Instant now, const Error& why, Actions& out);
   void applied(Instant now, Reply bodies, Actions& out);
+  void wait_for_replicas(Actions& out);
+  void on_replicated(Instant now, const std::vector<Reply>& replies, Actions& out);
   /// The connection is no use now: say so, or give up opening.
   void trouble(Instant now, const Error& why, bool permanent, Actions& out);
   void depose(const Error& why, Actions& out);
@@ -104,6 +109,7 @@ class CommitFsm {
 
   std::uint64_t applied_{};              ///< number of the last applied batch
   std::optional<EncodedBatch> pending_;
+  std::optional<Reply> unreplicated_;    ///< the bodies of pending_, which is applied here, while too few replicas have it
   std::size_t sent_commands_{};          ///< inside the EXEC awaited now
   std::optional<Instant> refused_since_;        ///< anything fenced, a beat too
   std::optional<Instant> batch_refused_since_;  ///< this very batch

@@ -12,6 +12,11 @@ std::optional<Durability> parse_durability(std::string_view text) {
 }
 
 std::string RedisAddress::describe() const {
+  if (!sentinels.empty() && host.empty()) {
+    std::string all;
+    for (const Sentinel& s : sentinels) all += (all.empty() ? "" : ",") + s.host + ":" + std::to_string(s.port);
+    return "redis primary '" + primary + "' of sentinels " + all;
+  }
   if (host.empty()) return "unix://" + socket_path;
   const bool six = host.find(':') != std::string::npos;
   return (tls ? "rediss://" : "redis://") + (six ? "[" + host + "]" : host) + ":" + std::to_string(port) +
@@ -46,16 +51,25 @@ Result<RedisAddress> parse_redis_url(std::string_view url) {
   RedisAddress address;
   const auto bad = [&](const std::string& why) {
     return fail(Errc::usage, "the Redis address cannot be read: " + why,
-                "redis://host:6379, rediss://user:password@host/0 or unix:///path");
+                "redis://host:6379, rediss://user:password@host/0, unix:///path or redis-sentinel://host1,host2,host3#mymaster");
   };
+  bool by_sentinels = false;
   if (url.starts_with("unix://")) url.remove_prefix(7);
   if (url.starts_with('/') || url.starts_with("./")) {
     address.socket_path = url;
     return address;
   }
-  if (url.starts_with("rediss://")) address.tls = true, url.remove_prefix(9);
+  if (url.starts_with("redis-sentinel://")) by_sentinels = true, url.remove_prefix(17);
+  else if (url.starts_with("rediss-sentinel://")) by_sentinels = address.tls = true, url.remove_prefix(18);
+  else if (url.starts_with("rediss://")) address.tls = true, url.remove_prefix(9);
   else if (url.starts_with("redis://")) url.remove_prefix(8);
-  else return bad("it begins with none of redis://, rediss://, unix://, /");
+  else return bad("it begins with none of redis://, rediss://, redis-sentinel://, unix://, /");
+  if (by_sentinels) {
+    const auto hash = url.find('#');
+    if (hash == std::string_view::npos || hash + 1 == url.size()) return bad("the name of the primary is missing behind #");
+    address.primary = url.substr(hash + 1);
+    url = url.substr(0, hash);
+  }
   if (const auto at = url.rfind('@'); at != std::string_view::npos) {
     const auto credentials = url.substr(0, at);
     url.remove_prefix(at + 1);
@@ -69,18 +83,30 @@ Result<RedisAddress> parse_redis_url(std::string_view url) {
       return bad("the database after the slash is no number");
     url = url.substr(0, slash);
   }
-  if (url.starts_with('[')) {
-    const auto close = url.find(']');
-    if (close == std::string_view::npos) return bad("'[' without ']'");
-    address.host = url.substr(1, close - 1);
-    url.remove_prefix(close + 1);
-  } else {
-    address.host = url.substr(0, url.find(':'));
-    url.remove_prefix(address.host.size());
+  const auto host_and_port = [&](std::string_view text, std::string& host, std::uint16_t& port) -> Result<void> {
+    if (text.starts_with('[')) {
+      const auto close = text.find(']');
+      if (close == std::string_view::npos) return bad("'[' without ']'");
+      host = text.substr(1, close - 1);
+      text.remove_prefix(close + 1);
+    } else {
+      host = text.substr(0, text.find(':'));
+      text.remove_prefix(host.size());
+    }
+    if (!text.empty() && (!text.starts_with(':') || !number(text.substr(1), port))) return bad("the port is no number");
+    if (host.empty()) return bad("the host is missing");
+    return {};
+  };
+  if (!by_sentinels) {
+    if (auto read = host_and_port(url, address.host, address.port); !read) return tl::unexpected(read.error());
+    return address;
   }
-  if (!url.empty() && (!url.starts_with(':') || !number(url.substr(1), address.port)))
-    return bad("the port is no number");
-  if (address.host.empty()) return bad("the host is missing");
+  while (!url.empty()) {
+    const auto comma = std::min(url.find(','), url.size());
+    if (auto read = host_and_port(url.substr(0, comma), address.sentinels.emplace_back().host, address.sentinels.back().port); !read) return tl::unexpected(read.error());
+    url.remove_prefix(std::min(comma + 1, url.size()));
+  }
+  if (address.sentinels.empty()) return bad("no sentinel is named");
   return address;
 }
 

@@ -6,6 +6,7 @@
 #include "broker/store/commit_fsm.h"
 #include "broker/store/image_loader.h"
 #include "broker/store/redis_connection.h"
+#include "broker/store/sentinel.h"
 #include "common/net/asio.h"
 
 namespace gq::store {
@@ -50,7 +51,8 @@ class Redis final : public RedisStore {
   [[nodiscard]] std::string describe() const override {
     return "redis " + (version_.empty() ? std::string("(not connected yet)") : version_) +
            (options_.managed ? " managed" : " at " + options_.address.describe()) + ", fsync " +
-           (options_.durability == Durability::always ? "always" : "every second");
+           (options_.durability == Durability::always ? "always" : "every second") +
+           (options_.replicas > 0 ? ", " + std::to_string(options_.replicas) + (options_.replicas == 1 ? " replica" : " replicas") : "");
   }
 
   void close() override { shut(); }
@@ -75,6 +77,7 @@ class Redis final : public RedisStore {
     fsm_.close();
     *alive_ = false;
     alive_ = std::make_shared<bool>(true);
+    lookup_.reset();
     drop_connection();
     drop_loader();
     fail_reads({Errc::unavailable, "the store was closed", ""});
@@ -105,13 +108,24 @@ class Redis final : public RedisStore {
     reconnect_.expires_after(a.after);
     reconnect_.async_wait([this, alive](ErrorCode error) {
       if (error || !*alive) return;
-      connection_ = std::make_unique<RedisConnection>(io_, options_);
-      connection_->connect([this] { perform(fsm_.connected(now(), random_())); },
-                           [this](Error why) {
-                             drop_connection();
-                             perform(fsm_.disconnected(now(), why));
-                           });
+      if (options_.address.sentinels.empty()) return connect();
+      lookup_ = std::make_unique<SentinelLookup>(io_, options_, [this](Result<RedisAddress> found) {
+        lookup_.reset();
+        if (!found) return perform(fsm_.disconnected(now(), found.error()));
+        options_.address.host = found->host;
+        options_.address.port = found->port;
+        connect();
+      });
     });
+  }
+
+  void connect() {
+    connection_ = std::make_unique<RedisConnection>(io_, options_);
+    connection_->connect([this] { perform(fsm_.connected(now(), random_())); },
+                         [this](Error why) {
+                           drop_connection();
+                           perform(fsm_.disconnected(now(), why));
+                         });
   }
 
   void act(WakeAt& a) {
@@ -273,6 +287,7 @@ class Redis final : public RedisStore {
   asio::steady_timer wake_, reconnect_, recheck_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::unique_ptr<RedisConnection> connection_;
+  std::unique_ptr<SentinelLookup> lookup_;
   std::shared_ptr<ImageLoader> loader_;
   std::function<void(Result<Opened>)> on_opened_;
   std::function<void(Committed)> on_committed_;

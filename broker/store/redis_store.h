@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "broker/store/store.h"
 
@@ -32,9 +33,13 @@ struct RedisAddress {
   bool tls{};
   std::string user, password;  ///< never printed
   std::uint32_t database{};
+  struct Sentinel { std::string host; std::uint16_t port{26379}; bool operator==(const Sentinel&) const = default; };
+  std::vector<Sentinel> sentinels;   ///< then host and port are asked of them before each connection
+  std::string primary;         ///< the name they know it by
   [[nodiscard]] std::string describe() const;   ///< without the password
 };
-/// "redis://[user[:password]@]host[:port][/db]", "rediss://…", "unix:///path", or a path that begins with '/' or './'.
+/// "redis://[user[:password]@]host[:port][/db]", "rediss://…", "unix:///path", a path that begins with '/' or './', or
+/// "redis-sentinel://[user:password@]host[:26379][,host…][/db]#NAME" ("rediss-sentinel://": TLS to Redis, not to the sentinels).
 Result<RedisAddress> parse_redis_url(std::string_view url);
 
 struct RedisOptions {
@@ -43,6 +48,10 @@ struct RedisOptions {
   Durability durability = Durability::always;
   bool managed = false;                         ///< our own child: for describe() only
   std::uint64_t budget_bytes = 0;               ///< --redis-budget; demanded when maxmemory is 0
+  /// So many replicas must hold a batch in memory before its effects leave (WAIT behind each EXEC).
+  std::uint32_t replicas = 0;
+  std::chrono::milliseconds replica_wait = std::chrono::milliseconds(250);  ///< one WAIT; asked again for as long as it takes
+  std::chrono::milliseconds sentinel_patience = std::chrono::milliseconds(700);   ///< then the next sentinel is asked
   std::string ca_file;                          ///< rediss: PEM; empty = the system's
   bool tls_verify = true;
   std::chrono::milliseconds silence = std::chrono::seconds(3);         ///< asked and unheard this long: connect again
@@ -58,7 +67,7 @@ struct RedisOptions {
 
 /// What the commit path has done, for metrics and benches.
 struct StoreStatistics {
-  std::uint64_t batches{}, items{}, bytes_written{}, bytes_read{}, reconnects{}, refused{}, replies_lost{}, beats{};
+  std::uint64_t batches{}, items{}, bytes_written{}, bytes_read{}, reconnects{}, refused{}, replies_lost{}, beats{}, unreplicated{};
   std::uint64_t commands{};   ///< Redis commands inside fenced batches
 };
 

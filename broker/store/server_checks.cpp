@@ -14,7 +14,7 @@ std::uint64_t ServerFacts::number(const std::string& key) const { return std::st
 
 void append_fact_commands(CommandBuffer& out) {
   out.add("INFO", "default");
-  out.add("CONFIG", "GET", "maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite");
+  out.add("CONFIG", "GET", "maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write");
 }
 
 Result<ServerFacts> parse_facts(const Reply* replies) {
@@ -73,6 +73,9 @@ std::optional<Error> check_server(const ServerFacts& facts, const RedisOptions& 
     return error(Errc::redis_durability,
                  "no-appendfsync-on-rewrite is yes: nothing is fsynced while the file is rewritten",
                  "CONFIG SET no-appendfsync-on-rewrite no   (and the same line in redis.conf)");
+  if (options.replicas > 0 && facts.number("min-replicas-to-write") < 1)
+    return error(Errc::redis_durability, "min-replicas-to-write is 0: a primary cut off from its replicas would go on acknowledging what a failover loses",
+                 "CONFIG SET min-replicas-to-write 1   (and in the redis.conf of every server the sentinels may promote)");
   if (const auto state = facts.get("aof_last_write_status"); !state.empty() && state != "ok")
     return error(Errc::storage_full, "its last write to the append-only file failed",
                  "free space on the disk of Redis' dir");

@@ -21,7 +21,7 @@ struct Part {
   std::string bytes;         ///< inline; empty when blob or share is set
   BlobDigest blob;           ///< content in the blob store
   std::uint64_t blob_bytes{};
-  std::string share;         ///< "NAME/path"
+  std::string share{};       ///< "NAME/path"
   std::uint64_t share_bytes{};      ///< as the submitter saw it there: a share that shows another file is noticed. 0 = not looked at, or a folder
   std::int64_t share_mtime_ms{};    ///< likewise; 0 = not looked at
   bool operator==(const Part&) const = default;
@@ -33,7 +33,7 @@ struct JobBody {
   std::map<std::string, std::string> env;
   std::string cwd;
   std::vector<Part> parts;                     ///< inputs
-  std::string outputs;                         ///< "NAME/path" on a share: artefacts are written there; empty = they come with the result
+  std::string outputs{};                       ///< "NAME/path" on a share: artefacts are written there; empty = they come with the result
   bool operator==(const JobBody&) const = default;
 };
 

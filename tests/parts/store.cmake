@@ -7,6 +7,7 @@ if(TARGET gpuq_store)
   gpuq_test(store_links_test LAYER integration SOURCES integration/store_links_test.cpp LINK gpuq_store)
   gpuq_test(store_managed_test LAYER integration SOURCES integration/store_managed_test.cpp LINK gpuq_store)
   gpuq_test(store_blobs_test LAYER integration SOURCES integration/store_blobs_test.cpp LINK gpuq_store)
+  gpuq_test(store_failover_test LAYER chaos TIMEOUT 120 SOURCES chaos/store_failover_test.cpp LINK gpuq_store)
   gpuq_test(store_chaos_test LAYER chaos SOURCES chaos/store_chaos_test.cpp LINK gpuq_store)
 
   # What Redis takes raw and through RedisStore; the library is linked by the queue bench too.

@@ -395,6 +395,138 @@ TEST(StoreChecks, everysec_is_enough_when_it_is_asked_for_and_a_budget_replaces_
   EXPECT_EQ(bytes_max(facts, options), 1U << 20U);
 }
 
+TEST(StoreChecks, replicas_asked_for_need_a_primary_that_stops_without_them) {
+  RedisOptions options;
+  options.replicas = 1;
+  auto config = good_config();
+  config.emplace_back("min-replicas-to-write", "0");
+  const Reply none[] = {string_reply(good_info()), config_reply(config)};
+  const auto why = check_server(parse_facts(none).value(), options);
+  ASSERT_TRUE(why);
+  EXPECT_EQ(why->code, Errc::redis_durability);
+  EXPECT_NE(why->next.find("CONFIG SET min-replicas-to-write 1"), std::string::npos);
+  config.back().second = "1";
+  const Reply one[] = {string_reply(good_info()), config_reply(config)};
+  EXPECT_FALSE(check_server(parse_facts(one).value(), options));
+}
+
+/// The same protocol with one replica asked for.
+class StoreReplicas : public StoreProtocol {
+ protected:
+  StoreReplicas() {
+    RedisOptions o = options();
+    o.replicas = 1;
+    fsm = CommitFsm(o, Keys("t"));
+    const auto exec = kCommit.find(" | EXEC");
+    kWaited = kCommit.substr(0, exec + 7) + " | WAIT 1" + kCommit.substr(exec + 7);
+  }
+  std::vector<Reply> checked_with_replicas(Reply term) {
+    auto all = checked(std::move(term));
+    all[1].items.push_back(string_reply("min-replicas-to-write")), all[1].items.push_back(string_reply("1"));
+    return all;
+  }
+  void take_over() {
+    tell(fsm.open(now));
+    tell(fsm.connected(now, 42));
+    replied(checked_with_replicas(string_reply("6 abc")));
+    EXPECT_EQ(replied(term_moved(string_reply("0"))), (Lines{"wake", "took over term 7 batch 0"}));
+  }
+  Lines come_back(const std::string& batch_number) {
+    tell(fsm.connected(now, 43));
+    replied(checked_with_replicas(string_reply(mine)));
+    return replied(term_moved(string_reply(batch_number)));
+  }
+  std::vector<Reply> waited(std::int64_t replicas) {
+    auto all = executed(4, fine(4), string_reply(mine));
+    all.insert(all.end() - 2, integer_reply(replicas));
+    return all;
+  }
+  std::string kWaited;
+};
+
+TEST_F(StoreReplicas, a_batch_is_answered_when_a_replica_has_it) {
+  take_over();
+  EXPECT_EQ(tell(fsm.submit(now, batch(1))), Lines{kWaited});
+  EXPECT_EQ(replied(waited(1)), (Lines{"wake", "applied 1"}));
+}
+
+TEST_F(StoreReplicas, without_one_nothing_leaves_and_the_question_is_asked_again) {
+  take_over();
+  tell(fsm.submit(now, batch(1)));
+  EXPECT_EQ(replied(waited(0)), Lines{"send WAIT 1 | GET term"});
+  EXPECT_EQ(replied({integer_reply(0), string_reply(mine)}), (Lines{"down UNAVAILABLE", "send WAIT 1 | GET term"}));
+  EXPECT_EQ(replied({integer_reply(0), string_reply(mine)}), Lines{"send WAIT 1 | GET term"});
+  EXPECT_EQ(replied({integer_reply(1), string_reply(mine)}), (Lines{"up", "wake", "applied 1"}));
+}
+
+TEST_F(StoreReplicas, a_link_lost_meanwhile_asks_on_the_new_one_and_the_bodies_are_kept) {
+  take_over();
+  tell(fsm.submit(now, batch(1, true)));
+  auto replies = executed(6, array_reply({array_reply({string_reply("the body")}), status("OK"), status("OK"), status("OK"), status("OK"), status("OK")}), string_reply(mine));
+  replies.insert(replies.end() - 2, integer_reply(0));
+  EXPECT_EQ(replied(std::move(replies)), Lines{"send WAIT 1 | GET term"});
+  lose_link();
+  EXPECT_EQ(come_back("1"), Lines{"send WAIT 1 | GET term"});
+  const Lines lines = replied({integer_reply(1), string_reply(mine)});
+  EXPECT_EQ(lines.back(), "applied 1 with bodies");
+}
+
+TEST_F(StoreReplicas, a_failover_that_went_back_behind_it_gets_it_again) {
+  take_over();
+  tell(fsm.submit(now, batch(1)));
+  replied(waited(0));
+  lose_link();
+  const Lines lines = come_back("0");   // the promoted one never had it; nobody was told of it
+  EXPECT_NE(std::find_if(lines.begin(), lines.end(), [](const std::string& l) { return l.starts_with("send MULTI | MSET"); }), lines.end());
+}
+
+TEST_F(StoreReplicas, a_failover_that_lost_what_was_answered_is_reloaded) {
+  take_over();
+  tell(fsm.submit(now, batch(1)));
+  replied(waited(1));
+  lose_link();
+  const Lines lines = come_back("0");
+  EXPECT_EQ(lines.back(), "reload UNAVAILABLE");
+}
+
+TEST_F(StoreReplicas, a_reply_lost_and_the_batch_applied_still_needs_a_replica) {
+  take_over();
+  tell(fsm.submit(now, batch(1)));
+  lose_link();
+  EXPECT_EQ(come_back("1"), Lines{"send WAIT 1 | GET term"});
+  const Lines lines = replied({integer_reply(2), string_reply(mine)});
+  EXPECT_EQ(lines.back(), "applied 1");
+}
+
+TEST_F(StoreReplicas, who_waits_for_replicas_notices_that_another_leads) {
+  take_over();
+  tell(fsm.submit(now, batch(1)));
+  replied(waited(0));
+  const Lines lines = replied({integer_reply(0), string_reply("8 another")});
+  EXPECT_EQ(lines, Lines{"deposed FENCED"});
+}
+
+TEST_F(StoreProtocol, a_primary_demoted_under_us_is_left_for_the_one_that_leads_now) {
+  take_over();
+  tell(fsm.submit(now, batch(1)));
+  std::vector<Reply> replies{status("OK"), error_reply("READONLY You can't write against a read only replica."), error_reply("READONLY"), error_reply("READONLY"), error_reply("READONLY"),
+                             error_reply("EXECABORT Transaction discarded because of previous errors."), status("OK"), string_reply(mine)};
+  EXPECT_EQ(replied(std::move(replies)), (Lines{"down REDIS_ROLE", "connect again"}));
+}
+
+TEST(StoreAddress, sentinels_are_named_with_the_primary_they_know) {
+  const auto a = parse_redis_url("redis-sentinel://gpuq:pw@s1,s2:7000,[::1]:7001/3#boards").value();
+  EXPECT_EQ(a.sentinels, (std::vector<RedisAddress::Sentinel>{{"s1", 26379}, {"s2", 7000}, {"::1", 7001}}));
+  EXPECT_EQ(a.primary, "boards");
+  EXPECT_EQ(a.database, 3U);
+  EXPECT_EQ(a.password, "pw");
+  EXPECT_FALSE(a.tls);
+  EXPECT_TRUE(parse_redis_url("rediss-sentinel://s1#m")->tls);
+  EXPECT_EQ(a.describe(), "redis primary 'boards' of sentinels s1:26379,s2:7000,::1:7001");
+  for (const char* bad : {"redis-sentinel://s1", "redis-sentinel://#m", "redis-sentinel://s1,,s2#m", "redis-sentinel://s1:x#m", "redis-sentinel://s1#"})
+    EXPECT_EQ(parse_redis_url(bad).error().code, Errc::usage) << bad;
+}
+
 TEST(StoreAddress, urls_are_read_and_never_show_the_password) {
   const auto a = parse_redis_url("rediss://gp%40q:s3c%3Aret@[::1]:7000/2").value();
   EXPECT_EQ(a.describe(), "rediss://[::1]:7000/2");

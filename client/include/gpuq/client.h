@@ -46,7 +46,7 @@ struct Options {
   /// Tell the broker that a result was fetched, which frees it first under memory pressure. false = results leave by age only.
   bool acknowledge = true;
   /// "NAME=DIR": folders that workers see too, under the same name (their --share). Empty = $GPUQ_SHARES, separated by commas.
-  std::vector<std::string> shares;
+  std::vector<std::string> shares{};
 };
 
 /// A named piece of data of a job or a result. Larger than 64 KiB travels through the broker's blob store by itself.
@@ -56,7 +56,7 @@ struct Part {
   std::string bytes;         ///< results: filled unless the part is large, then fetch() it
   std::string blob;          ///< hex digest when it lies in the blob store
   std::uint64_t size = 0;
-  std::string share;         ///< "NAME/path" when it lies on a share: passed by reference, by_reference() makes such a part
+  std::string share{};       ///< "NAME/path" when it lies on a share: passed by reference, by_reference() makes such a part
   std::int64_t share_mtime_ms = 0;   ///< as seen when it was submitted; a worker that finds another file refuses it. 0 = not looked at
 };
 
