@@ -150,6 +150,7 @@ void CommitFsm::on_moved(Instant now, const std::vector<Reply>& replies, Actions
   if (!exec.is(Type::array)) {
     const Reply& cause = replies[1].is(Type::error) ? replies[1] : replies[0].is(Type::error) ? replies[0] : exec;
     Error why = classify(cause.text);
+    if (is_memory(cause.text)) return make_room(out);
     return trouble(now, why, !transient(why.code), out);
   }
   const std::string value = tried_.back();
@@ -181,6 +182,54 @@ void CommitFsm::on_moved(Instant now, const std::vector<Reply>& replies, Actions
     return;
   }
   settle_after_reconnect(now, applied_number, out);
+}
+
+/// The oldest final jobs come first; a few hundred at a time, as a slow Redis must go on answering others.
+void CommitFsm::make_room(Actions& out) {
+  constexpr std::uint64_t kLookAt = 512;
+  state_ = State::listing;
+  CommandBuffer commands;
+  commands.add("ZRANGE", keys_.set(StateSet::final), looked_at_, looked_at_ + kLookAt - 1);
+  looked_at_ += kLookAt;
+  out.emplace_back(SendCommands{commands.take(), 1});
+}
+
+void CommitFsm::on_listed(Instant now, std::vector<Reply>& replies, Actions& out) {
+  const Reply& ids = replies.front();
+  if (!ids.is(Type::array) || ids.items.empty()) {
+    looked_at_ = 0;
+    return trouble(now, classify("OOM and no fetched result is left to give up"), false, out);
+  }
+  state_ = State::emptying;
+  CommandBuffer commands;
+  commands.begin(1 + ids.items.size());
+  commands.arg("MGET");
+  listed_.clear();
+  for (const Reply& id : ids.items) {
+    commands.arg(keys_.dynamic, id.text);
+    listed_.push_back(id.text);
+  }
+  out.emplace_back(SendCommands{commands.take(), 1});
+}
+
+void CommitFsm::on_room_looked_for(Instant now, const std::vector<Reply>& replies, Actions& out) {
+  const Reply& answer = replies.front();
+  if (answer.is(Type::error)) return trouble(now, classify(answer.text), false, out);
+  if (answer.is(Type::integer)) {   // of UNLINK: try again, Redis gives the memory back in a moment
+    statistics_.given_up += static_cast<std::uint64_t>(answer.integer);
+    return trouble(now, classify("OOM; " + std::to_string(answer.integer) + " fetched results were given up"), false, out);
+  }
+  std::vector<std::string_view> fetched;
+  for (std::size_t i = 0; i < answer.items.size() && i < listed_.size(); ++i) {
+    const auto dynamic = decode_dynamic(answer.items[i].text);
+    if (dynamic && is_terminal(dynamic->state) && dynamic->fetched && dynamic->result_bytes > 0) fetched.emplace_back(listed_[i]);
+  }
+  if (fetched.empty()) return make_room(out);
+  CommandBuffer commands;
+  commands.begin(1 + fetched.size());
+  commands.arg("UNLINK");
+  for (const std::string_view id : fetched) commands.arg(keys_.result, id);
+  out.emplace_back(SendCommands{commands.take(), 1});
 }
 
 void CommitFsm::settle_after_reconnect(Instant now, std::uint64_t in_store, Actions& out) {
@@ -333,6 +382,7 @@ void CommitFsm::applied(Instant now, Reply bodies, Actions& out) {
   BatchApplied done{pending_->number, std::move(pending_->reads), std::move(bodies)};
   pending_.reset();
   applied_ = done.number;
+  looked_at_ = 0;
   ++statistics_.batches;
   armed(now, out);
   out.emplace_back(std::move(done));   // last: its receiver commits the next batch at once
@@ -356,6 +406,8 @@ Actions CommitFsm::replied(Instant now, std::vector<Reply> replies) {
     case State::in_flight:
     case State::beating: on_executed(now, replies, out); break;
     case State::rereading: on_reread(now, replies, out); break;
+    case State::listing: on_listed(now, replies, out); break;
+    case State::emptying: on_room_looked_for(now, replies, out); break;
     case State::replicating: on_replicated(now, replies, out); break;
     default: break;
   }

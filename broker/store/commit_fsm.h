@@ -14,6 +14,9 @@
 //    we believe (reload).
 //  - With replicas asked for, WAIT stands behind each EXEC, and a batch that too few have acknowledged is not yet applied for anyone:
 //    its effects stay, WAIT is asked again, also on a new connection (whose own write of the term comes after all earlier ones).
+//  - Redis out of memory refuses every MULTI, also one that only deletes. A take-over refused so unlinks, outside of MULTI and unfenced,
+//    results of jobs that are final and whose client has said that it has them: no other broker may promise them again either, a final
+//    job never gets another result, and its id is not used again while its record is there. So an UNLINK that travels late harms nobody.
 //  - EXECABORT hides a lost fence: the GET behind it judges. An error element inside EXEC means half of a batch: stop.
 #pragma once
 
@@ -46,7 +49,7 @@ using Actions = std::vector<Action>;
 
 class CommitFsm {
  public:
-  enum class State : std::uint8_t { closed, disconnected, checking, moving, armed, in_flight, replicating, beating, refused, rereading, stopped };
+  enum class State : std::uint8_t { closed, disconnected, checking, moving, armed, in_flight, replicating, beating, refused, rereading, listing, emptying, stopped };
 
   CommitFsm(RedisOptions options, const Keys& keys);
 
@@ -80,6 +83,9 @@ class CommitFsm {
   void send_fenced(Instant now, bool with_batch, Actions& out);
   void refused(Instant now, const Error& why, Actions& out);
   void applied(Instant now, Reply bodies, Actions& out);
+  void make_room(Actions& out);
+  void on_listed(Instant now, std::vector<Reply>& replies, Actions& out);
+  void on_room_looked_for(Instant now, const std::vector<Reply>& replies, Actions& out);
   void wait_for_replicas(Actions& out);
   void on_replicated(Instant now, const std::vector<Reply>& replies, Actions& out);
   /// The connection is no use now: say so, or give up opening.
@@ -111,6 +117,8 @@ class CommitFsm {
   std::optional<EncodedBatch> pending_;
   std::optional<Reply> unreplicated_;    ///< the bodies of pending_, which is applied here, while too few replicas have it
   std::size_t sent_commands_{};          ///< inside the EXEC awaited now
+  std::uint64_t looked_at_{};            ///< of the final jobs, the oldest first, for results to give up
+  std::vector<std::string> listed_;      ///< ids whose records are being read for that
   std::optional<Instant> refused_since_;        ///< anything fenced, a beat too
   std::optional<Instant> batch_refused_since_;  ///< this very batch
   std::optional<Errc> down_;

@@ -103,7 +103,8 @@ Result<RedisAddress> parse_redis_url(std::string_view url) {
   }
   while (!url.empty()) {
     const auto comma = std::min(url.find(','), url.size());
-    if (auto read = host_and_port(url.substr(0, comma), address.sentinels.emplace_back().host, address.sentinels.back().port); !read) return tl::unexpected(read.error());
+    RedisAddress::Sentinel& sentinel = address.sentinels.emplace_back();
+    if (auto read = host_and_port(url.substr(0, comma), sentinel.host, sentinel.port); !read) return tl::unexpected(read.error());
     url.remove_prefix(std::min(comma + 1, url.size()));
   }
   if (address.sentinels.empty()) return bad("no sentinel is named");

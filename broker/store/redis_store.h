@@ -67,7 +67,7 @@ struct RedisOptions {
 
 /// What the commit path has done, for metrics and benches.
 struct StoreStatistics {
-  std::uint64_t batches{}, items{}, bytes_written{}, bytes_read{}, reconnects{}, refused{}, replies_lost{}, beats{}, unreplicated{};
+  std::uint64_t batches{}, items{}, bytes_written{}, bytes_read{}, reconnects{}, refused{}, replies_lost{}, beats{}, unreplicated{}, given_up{};
   std::uint64_t commands{};   ///< Redis commands inside fenced batches
 };
 

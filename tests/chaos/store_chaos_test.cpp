@@ -200,6 +200,44 @@ TEST_F(StoreChaos, a_full_memory_reloads_and_loses_nothing_acknowledged) {
   expect_image_is_wanted(server);
 }
 
+TEST_F(StoreChaos, a_full_memory_gives_up_results_that_were_fetched_and_no_others) {
+  RedisServer server;
+  auto options = server.options();
+  options.open_patience = 10s;
+  make(options);
+  broker.open();
+  const std::string result(20'000, 'r');
+  std::vector<store::BatchItem> ends;
+  for (std::uint64_t n = 0; n < 60; ++n) {   // every third was never fetched
+    auto items = submits(1);
+    core::JobRecord& job = jobs.back();
+    items.push_back(moved(job, JobState::running));
+    items.push_back(item(core::ResultStored{job.fixed.id, 1, 1, static_cast<std::uint32_t>(result.size())}, result));
+    items.push_back(moved(job, JobState::succeeded, [&](core::JobDynamic& d) { d.result_bytes = static_cast<std::uint32_t>(result.size()), d.fetched = n % 3 != 0; }));
+    broker.commit(std::move(items));
+  }
+  auto client = server.client();
+  const std::string info = client("INFO", "memory").text;
+  const auto used = std::strtoull(info.c_str() + info.find("used_memory:") + 12, nullptr, 10);
+  client("CONFIG", "SET", "maxmemory", std::to_string(used - 300'000));
+  const auto acknowledged = jobs;
+  broker.start_commit(submits(5));
+  EXPECT_TRUE(broker.wait_told("reload STORAGE_FULL")) << broker.story();
+  jobs = acknowledged;
+  expect_equal(broker.open().image, wanted());            // by itself, nobody raised the limit
+  std::vector<JobId> ids;
+  for (const auto& job : jobs) ids.push_back(job.fixed.id);
+  const auto found = broker.results(ids);
+  ASSERT_TRUE(found.has_value());
+  std::size_t given_up = 0;
+  for (std::size_t n = 0; n < ids.size(); ++n) {
+    if (n % 3 == 0) EXPECT_TRUE((*found)[n] && *(*found)[n] == result) << "an unfetched result is gone: " << n;
+    else given_up += (*found)[n] ? 0 : 1;
+  }
+  EXPECT_GT(given_up, 0U);
+  broker.commit(submits(1));
+}
+
 TEST_F(StoreChaos, a_redis_that_becomes_a_read_only_replica_is_waited_out) {
   RedisServer server;
   make(server.options());

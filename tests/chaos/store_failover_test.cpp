@@ -104,7 +104,7 @@ TEST_F(StoreFailover, a_killed_primary_is_followed_by_one_that_has_all_that_was_
   broker.wait_committed(30s);
   for (int i = 0; i < 10; ++i) broker.commit(submits(5));
   EXPECT_EQ(broker.story().find("reload"), std::string::npos) << broker.story();
-  EXPECT_NE(sentinel.log().find("+switch-master"), std::string::npos);
+  EXPECT_TRUE(until([&] { return sentinel.log().find("+switch-master") != std::string::npos; })) << sentinel.log();
 
   broker.store->close();
   StoreDriver next(io);
