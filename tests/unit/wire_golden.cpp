@@ -78,6 +78,14 @@ TEST(GoldenEarlier, what_was_sent_before_fields_were_appended_is_still_read) {  
   for (const auto& entry : std::filesystem::directory_iterator(std::string(GPUQ_SOURCE_DIR) + "/tests/unit/golden/v1-earlier")) {
     std::ifstream in(entry.path());
     const std::string kept = from_hex(std::string(std::istreambuf_iterator<char>(in), {}));
+    if (const std::string name = entry.path().stem().string(); name.find("Body-") != std::string::npos) {   // of payloads, which have no header
+      const auto bytes = std::as_bytes(std::span(kept));
+      const auto again = name.starts_with("Job") ? decode_job_body(bytes).map([](const JobBody& b) { return encode(b); }) : decode_result_body(bytes).map([](const ResultBody& b) { return encode(b); });
+      ASSERT_TRUE(again.has_value()) << name << ": " << again.error().what;
+      EXPECT_EQ(to_hex(*again), to_hex(kept)) << name;
+      ++read_back;
+      continue;
+    }
     const auto read = decode(std::string_view(kept));
     ASSERT_TRUE(read.has_value()) << entry.path() << ": " << read.error().what;
     const std::string name = entry.path().stem().string();
