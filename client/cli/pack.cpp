@@ -14,16 +14,16 @@ namespace fs = std::filesystem;
 
 namespace {
 
-void append_entry(std::string& tar, const std::string& name, std::string_view bytes, char type) {
+void append_entry(std::string& tar, const std::string& name, std::string_view bytes, TarEntry entry) {
   char header[512] = {};
   std::memcpy(header, name.data(), std::min<std::size_t>(name.size(), 100));
-  std::snprintf(header + 100, 8, "%07o", 0644U);
+  std::snprintf(header + 100, 8, "%07o", entry.mode);
   std::snprintf(header + 108, 8, "%07o", 0U);
   std::snprintf(header + 116, 8, "%07o", 0U);
   std::snprintf(header + 124, 12, "%011llo", static_cast<unsigned long long>(bytes.size()));
   std::snprintf(header + 136, 12, "%011o", 0U);   // no times: equal folders, equal bytes, one blob
   std::memset(header + 148, ' ', 8);
-  header[156] = type;
+  header[156] = entry.type;
   std::memcpy(header + 257, "ustar\0" "00", 8);
   unsigned sum = 0;
   for (const char c : header) sum += static_cast<unsigned char>(c);
@@ -34,6 +34,11 @@ void append_entry(std::string& tar, const std::string& name, std::string_view by
 }
 
 }  // namespace
+
+void append_tar(std::string& tar, const std::string& name, std::string_view bytes, TarEntry entry) {
+  if (name.size() > 100) append_entry(tar, "././@LongLink", name + '\0', {.type = 'L'});
+  append_entry(tar, name, bytes, entry);
+}
 
 Result<std::string> pack_folder(const std::string& folder, std::size_t bytes_max) {
   std::vector<fs::path> files;
@@ -50,8 +55,7 @@ Result<std::string> pack_folder(const std::string& folder, std::size_t bytes_max
     if (!in.is_open() || in.bad()) return fail(Errc::bad_input, "cannot read " + path.string(), "check its permissions");
     if (tar.size() + bytes.size() > bytes_max) return fail(Errc::too_large, "folder " + folder + " is larger than 2 GiB", "give the worker a path it can read");
     const std::string name = path.lexically_relative(folder).generic_string();
-    if (name.size() > 100) append_entry(tar, "././@LongLink", name + '\0', 'L');
-    append_entry(tar, name, bytes, '0');
+    append_tar(tar, name, bytes);
   }
   tar.append(1024, '\0');
   return tar;

@@ -19,11 +19,14 @@
 #include "client/cli/pack.h"
 #include "client/cli/results.h"
 #include "client/cli/selectors.h"
+#include "client/cli/snapshot.h"
 #include "client/cli/text.h"
 #include "client/lib/convert.h"
+#include "common/config/folder_identity.h"
 #include "common/vocabulary/ids.h"
 #include "common/vocabulary/job.h"
 #include "common/vocabulary/limits.h"
+#include "common/wire/job_body.h"
 
 namespace gq::cli {
 
@@ -134,6 +137,7 @@ Result<gpuq::JobSpec> common_spec(const SubmitArguments& a, const Surroundings& 
     for (const char* name : {"PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LANG"})
       if (const auto it = around.environment.find(name); it != around.environment.end()) spec.env[name] = it->second;
     spec.cwd = a.workdir.empty() ? around.cwd : fs::absolute(fs::path(around.cwd) / a.workdir).lexically_normal().string();
+    spec.cwd_identity = config::folder_identity(spec.cwd);
     spec.argv = a.argv;
   }
   for (const std::string& text : a.env) {
@@ -302,6 +306,25 @@ std::function<std::optional<gpuq::Part>(const std::string&, const std::string&)>
 
 namespace {
 
+/// The folder goes ahead of the job, pack by pack; what the blob store has already is only named.
+void send_snapshot(Cli& cli, gpuq::Client& client, gpuq::JobSpec& job) {
+  const auto list = list_snapshot(job.cwd);
+  if (!list) throw client::to_public(list.error());
+  const auto packed = pack_snapshot(job.cwd, *list, [&](std::string&& pack) -> Result<void> {
+    gpuq::Part part;
+    part.name = "snapshot/" + std::to_string(job.parts.size());
+    part.media = wire::kSnapshotMedia;
+    part.size = pack.size();
+    part.blob = client.upload(pack);
+    job.parts.push_back(std::move(part));
+    return {};
+  });
+  if (!packed) throw client::to_public(packed.error());
+  cli.note(job.cwd + ": " + std::to_string(list->files) + (list->files == 1 ? " file, " : " files, ") + bytes_text(list->bytes) + " go with the job");
+  if (!list->links.empty())
+    cli.note("left out, for they lead outside or are no files: " + list->links.front() + (list->links.size() == 1 ? "" : " and " + std::to_string(list->links.size() - 1) + " more"));
+}
+
 int run_submit(Cli& cli, SubmitArguments& a) {
   a.argv = cli.argv_after_dashes;
   a.had_dashes = cli.had_dashes;
@@ -313,6 +336,7 @@ int run_submit(Cli& cli, SubmitArguments& a) {
   if (!plan) throw client::to_public(plan.error());
   if (a.had_dashes && a.kind.empty()) a.kind = "command";
   gpuq::Client& client = cli.client(a.wait || a.follow);
+  if (!a.workdir.empty() && a.kind == "command") send_snapshot(cli, client, plan->jobs.front());
   const auto answers = client.submit(plan->jobs);
   for (const gpuq::Submitted& answer : answers)
     if (answer.ok) remember_last(answer.id);
@@ -360,7 +384,7 @@ void add_job_options(CLI::App& c, SubmitArguments& a) {
   c.add_option("--id", a.id, "the job's id: the same id again never makes a second job")->option_text("ID");
   c.add_option("--unique", a.unique, "at most one unfinished job with this key")->option_text("KEY");
   c.add_option("--label", a.label, "free text shown in lists")->option_text("TEXT");
-  c.add_option("--workdir", a.workdir, "directory the command runs in (here)")->option_text("DIR");
+  c.add_option("--workdir", a.workdir, "the command runs in this folder: itself where the worker sees the same one, else a copy sent along (.gpuqignore names what stays)")->option_text("DIR");
   c.add_option("--outputs", a.outputs, "write its artefacts there instead of storing them with the result")->option_text("share:NAME/DIR");
   c.add_option("-d,--dir", a.output_dir, "with --wait: write the result's parts here")->option_text("DIR");
   c.add_flag("--exclusive", a.exclusive, "stop by itself when its worker loses the broker");

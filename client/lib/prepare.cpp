@@ -108,7 +108,7 @@ Result<void> set_aside_large(wire::JobBody& body, Prepared& job) {
   for (const auto& [k, v] : body.params) fixed += k.size() + v.size() + 8;
   for (const auto& [k, v] : body.env) fixed += k.size() + v.size() + 8;
   for (const auto& a : body.argv) fixed += a.size() + 5;
-  fixed += body.cwd.size();
+  fixed += body.cwd.size() + body.cwd_identity.size();
   std::size_t inline_bytes = 0;
   std::vector<wire::Part*> parts;
   for (wire::Part& part : body.parts) {
@@ -230,6 +230,7 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   body.argv = std::move(spec.argv);
   body.env = std::move(spec.env);
   body.cwd = std::move(spec.cwd);
+  body.cwd_identity = std::move(spec.cwd_identity);
   body.parts.reserve(spec.parts.size());
   for (gpuq::Part& part : spec.parts) {
     wire::Part out;

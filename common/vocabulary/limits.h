@@ -51,6 +51,8 @@ struct Limits {
   std::size_t jobs_max = 5'000'000;                 // unfinished jobs in one namespace
   std::size_t image_pixels_max = 64U << 20U;        // 8192 x 8192
   std::size_t image_bytes_max = 64U << 20U;
+  std::size_t snapshot_bytes_max = std::size_t{1} << 30U;   // of a working directory that travels with a job; data sets belong in parts
+  std::size_t snapshot_files_max = 20'000;
 };
 inline constexpr Limits kLimits{};
 

@@ -147,7 +147,7 @@ GQ_SHAPE(BlobGetReply, map, F(blob), F(total), F(offset))
 
 // ---- what payloads hold (job_body.h)
 GQ_SHAPE(Part, map, F(name), F(media), FBIN(bytes), F(blob), F(blob_bytes), F(share), F(share_bytes), F(share_mtime_ms))
-GQ_SHAPE(JobBody, map, F(params), F(argv), F(env), F(cwd), F(parts), F(outputs))
+GQ_SHAPE(JobBody, map, F(params), F(argv), F(env), F(cwd), F(parts), F(outputs), F(cwd_identity))
 GQ_SHAPE(ResultBody, map, F(values), F(parts))
 
 #undef F

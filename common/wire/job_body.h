@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/vocabulary/errors.h"
@@ -27,6 +28,10 @@ struct Part {
   bool operator==(const Part&) const = default;
 };
 
+/// Parts of this media type are no inputs: unpacked one after the other they are the folder that the job runs in, unless the worker sees the
+/// very folder it was made from.
+inline constexpr std::string_view kSnapshotMedia = "application/x-gpuq-snapshot";
+
 struct JobBody {
   std::map<std::string, std::string> params;   ///< --set
   std::vector<std::string> argv;               ///< command
@@ -34,6 +39,7 @@ struct JobBody {
   std::string cwd;
   std::vector<Part> parts;                     ///< inputs
   std::string outputs{};                       ///< "NAME/path" on a share: artefacts are written there; empty = they come with the result
+  std::string cwd_identity{};                  ///< which folder cwd was for the submitter (config::folder_identity); empty = any of that name
   bool operator==(const JobBody&) const = default;
 };
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 #include <vector>
 
 #include "worker/runtime/attempt.h"
@@ -15,6 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr std::size_t kBlock = 512;
+constexpr std::size_t kLongNameMax = 4096;
 using Block = std::array<char, kBlock>;
 
 void put_octal(char* field, std::size_t width, std::uint64_t value) {
@@ -37,7 +39,7 @@ unsigned checksum(Block block) {
   return sum;
 }
 
-bool make_header(const std::string& name, char type, std::uint64_t size, Block& block) {
+bool make_header(const std::string& name, char type, unsigned mode, std::uint64_t size, Block& block) {
   block.fill('\0');
   std::string base = name;
   std::string prefix;
@@ -48,7 +50,7 @@ bool make_header(const std::string& name, char type, std::uint64_t size, Block& 
     base = base.substr(cut + 1);
   }
   std::memcpy(block.data(), base.data(), base.size());
-  put_octal(&block[100], 8, 0600);
+  put_octal(&block[100], 8, mode);
   put_octal(&block[108], 8, 0);
   put_octal(&block[116], 8, 0);
   put_octal(&block[124], 12, size);
@@ -77,7 +79,8 @@ Result<void> pack_folder(const std::string& folder, const std::string& archive) 
     const bool is_folder = fs::is_directory(path, ec);
     const std::uint64_t size = is_folder ? 0 : fs::file_size(path, ec);
     const std::string name = path.lexically_relative(folder).string();
-    if (size >= (std::uint64_t{1} << 33U) || !make_header(name, is_folder ? '5' : '0', size, block))
+    const bool is_program = (fs::status(path, ec).permissions() & fs::perms::owner_exec) != fs::perms::none;
+    if (size >= (std::uint64_t{1} << 33U) || !make_header(name, is_folder ? '5' : '0', is_program ? 0700 : 0600, size, block))
       return fail(Errc::too_large, "cannot pack " + name.substr(0, 100) + ": its name is too long or it has 8 GiB or more");
     out.write(block.data(), kBlock);
     if (is_folder) continue;
@@ -101,21 +104,31 @@ Result<void> pack_folder(const std::string& folder, const std::string& archive) 
   return {};
 }
 
-Result<void> unpack_folder(const std::string& archive, const std::string& folder) {
-  const auto damaged = [&](const std::string& why) { return fail(Errc::checkpoint_corrupt, "the checkpoint archive is damaged: " + why); };
+Result<void> unpack_folder(const std::string& archive, const std::string& folder, ArchiveWords words) {
+  const auto damaged = [&](const std::string& why) { return fail(words.damaged, std::string(words.what) + " is damaged: " + why); };
   std::ifstream in(archive, std::ios::binary);
   if (!in) return damaged("it cannot be opened");
   std::vector<char> buffer(1U << 20U);
   Block block;
+  std::string long_name;   // of the next entry
   for (;;) {
     in.read(block.data(), kBlock);
     if (in.gcount() != static_cast<std::streamsize>(kBlock)) return damaged("it is cut off");
     if (std::all_of(block.begin(), block.end(), [](char c) { return c == '\0'; })) return {};
     std::uint64_t sum{};
     std::uint64_t size{};
-    if (!read_octal(&block[148], 8, sum) || sum != checksum(block) || !read_octal(&block[124], 12, size)) return damaged("a header does not add up");
+    std::uint64_t mode{};
+    if (!read_octal(&block[148], 8, sum) || sum != checksum(block) || !read_octal(&block[124], 12, size) || !read_octal(&block[100], 8, mode)) return damaged("a header does not add up");
+    if (block[156] == 'L') {   // GNU: the content is the name
+      if (size == 0 || size > kLongNameMax) return damaged("a name of " + std::to_string(size) + " bytes");
+      long_name.resize((size + kBlock - 1) / kBlock * kBlock);
+      if (!in.read(long_name.data(), static_cast<std::streamsize>(long_name.size()))) return damaged("it is cut off");
+      long_name.resize(::strnlen(long_name.data(), size));
+      continue;
+    }
     std::string name(block.data(), ::strnlen(block.data(), 100));
     if (block[345] != '\0') name = std::string(&block[345], ::strnlen(&block[345], 155)) + "/" + name;
+    if (!long_name.empty()) name = std::exchange(long_name, {});
     if (!name.empty() && name.back() == '/') name.pop_back();
     if (!is_safe_path(name)) return damaged("it holds the name '" + name.substr(0, 60) + "'");
     const fs::path target = fs::path(folder) / name;
@@ -135,6 +148,7 @@ Result<void> unpack_folder(const std::string& archive, const std::string& folder
       left -= static_cast<std::uint64_t>(in.gcount());
     }
     if (!out.flush()) return fail(Errc::storage_full, "cannot write " + target.string(), "look at the worker's --scratch folder");
+    if ((mode & 0100U) != 0) fs::permissions(target, fs::perms::owner_exec, fs::perm_options::add, ec);
     if (size % kBlock != 0) in.ignore(static_cast<std::streamsize>(kBlock - size % kBlock));
   }
 }

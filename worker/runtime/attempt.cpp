@@ -10,6 +10,8 @@
 #include <fstream>
 #include <span>
 
+#include "common/config/folder_identity.h"
+
 namespace gq::worker {
 namespace {
 
@@ -78,7 +80,16 @@ void gather(const Job& job, ChildContext& context, std::function<void(Result<std
     });
   };
   Gathered& gathered = *progress->gathered;
+  gathered.sees_cwd = gathered.body.cwd_identity.empty() || config::is_same_folder(gathered.body.cwd, gathered.body.cwd_identity);
+  std::size_t packs = 0;
   for (const wire::Part& part : gathered.body.parts) {
+    if (part.media == wire::kSnapshotMedia) {
+      if (part.blob.empty()) return progress->broke({Errc::bad_message, "pack '" + part.name + "' of the working directory names no blob", "submit it again"});
+      if (gathered.sees_cwd && !gathered.body.cwd_identity.empty()) continue;
+      gathered.snapshot.resize(++packs);
+      want(part.blob, [&gathered, at = packs - 1](Pinned file) { gathered.snapshot[at] = std::move(file); });
+      continue;
+    }
     if (!part.share.empty()) {
       ++progress->open;
       asio::post(context.disk, [progress, &io = context.io, &shares = context.shares, part] {   // a share may be a slow network's

@@ -43,6 +43,8 @@ struct Gathered {
   std::map<std::string, Pinned> files;   ///< by part name
   std::map<std::string, files::SharedFilePtr> shared;   ///< by part name: open as long as this lives
   Pinned resume;                         ///< null = from the beginning
+  std::vector<Pinned> snapshot;          ///< packs of the working directory, in order; empty where the submitter's own folder is seen
+  bool sees_cwd{};                       ///< body.cwd here is the folder that the submitter meant
   /// Where this part lies; empty = inline.
   [[nodiscard]] std::string path_of(const std::string& part) const;
 };

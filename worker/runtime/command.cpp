@@ -43,7 +43,10 @@ bool has_content(const std::string& folder) {
 /// Inputs as files, the checkpoint unpacked. On the disk thread.
 Result<void> lay_out(const Gathered& gathered, const AttemptFolder& folder) {
   std::error_code ec;
+  for (const Pinned& pack : gathered.snapshot)
+    if (auto unpacked = unpack_folder(pack->path, folder.work(), {.what = "a pack of the working directory", .damaged = Errc::bad_input}); !unpacked) return unpacked;
   for (const wire::Part& part : gathered.body.parts) {
+    if (part.media == wire::kSnapshotMedia) continue;
     if (!is_safe_path(part.name)) return fail(Errc::bad_input, "'" + part.name.substr(0, 80) + "' is no name for an input file", "use a relative path without '..'");
     const fs::path target = fs::path(folder.in()) / part.name;
     fs::create_directories(target.parent_path(), ec);
@@ -100,6 +103,11 @@ struct Command::Run : AttemptRun {
   void launch() override {
     if (gathered->body.argv.empty())
       return end(failed(grant(), {Errc::bad_input, "nothing to run: argv is empty", "gpuq submit command -- PROGRAM ARGUMENTS"}));
+    if (const wire::JobBody& body = gathered->body; !gathered->sees_cwd && gathered->snapshot.empty()) {
+      const bool is_there = std::filesystem::exists(body.cwd);
+      return end(failed(grant(), {Errc::not_here, body.cwd + (is_there ? " is another folder here than where it was submitted" : ", where it was submitted, is not on this worker"),
+                                  "gpuq submit --workdir " + body.cwd + " sends a copy along; --where host=HOST keeps it where the folder is"}));
+    }
     asio::post(c.disk, [self = self()] {
       Result<void> laid = lay_out(*self->gathered, *self->folder);
       asio::post(self->c.io, [self, laid = std::move(laid)] {
@@ -140,7 +148,7 @@ struct Command::Run : AttemptRun {
     std::map<std::string, std::string> submitted = gathered->body.env;
     std::erase_if(submitted, [](const auto& entry) { return entry.first.rfind("GPUQ_", 0) == 0; });
     spec.env = command_environment(submitted, own_environment());
-    spec.cwd = gathered->body.cwd.empty() ? folder->work() : gathered->body.cwd;
+    spec.cwd = gathered->body.cwd.empty() || !gathered->snapshot.empty() ? folder->work() : gathered->body.cwd;
     spec.descriptors = {{out_pipe[1], 1}, {out_pipe[1], 2}, {progress_pipe[1], kProgressFd}};
     Result<pid_t> started = c.processes.start(spec, [self = self()](int end_status) { self->on_exit(end_status); });
     ::close(out_pipe[1]);

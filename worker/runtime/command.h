@@ -6,6 +6,9 @@
 // and nothing else. GPUQ_PROGRESS_FD takes lines: {"step":1,"total":10,"loss":0.5} or step=1 total=10 loss=0.5; numbers only. The
 // key "checkpoint" with a value other than 0 stores GPUQ_CHECKPOINT_DIR as it is then, as the place to resume from.
 //
+// It runs in the folder it was submitted from where this worker sees that very folder, else in a copy that came along (--workdir), else
+// not here. Without a submitted folder: in an empty one.
+//
 // Exit 0 = succeeded; 75 after a request to leave = yielded, as is an end by the SIGTERM or SIGKILL of that request; all else failed.
 // What GPUQ_CHECKPOINT_DIR holds after a 75 is its checkpoint; with --on-preempt checkpoint also after an end by SIGTERM. One that had
 // to be killed goes on from what it reported before, or from the beginning. restart (the default) and pause are the same here, for a

@@ -72,6 +72,7 @@ struct JobSpec {
   std::vector<std::string> argv;                  ///< command
   std::map<std::string, std::string> env;
   std::string cwd;
+  std::string cwd_identity;                       ///< which folder that is here, as the command line sees it; empty = any of that name
   std::vector<Part> parts;                        ///< inputs
   std::string outputs;                            ///< "NAME/path" on a share: artefacts are written there; empty = they come with the result
   std::vector<std::string> after;                 ///< job ids that must succeed first
