@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """scripts.py BIN - the example scripts of client/python/examples as jobs: unmodified, and with five lines of gpuq.job."""
+import hashlib
 import pathlib
 import random
 import subprocess
@@ -56,6 +57,104 @@ class Scripts(UpStory):
         done = self.finished(job)
         self.assertEqual((done["state"], done["attempt"], done["preemptions"], done["checkpoint_step"]), ("succeeded", 2, 1, 0), done)
         self.assertEqual(weights.read_bytes(), self.undisturbed())
+
+
+class Places(UpStory):
+    """Where a command runs: in the submitter's own folder, in a copy that came along, or not at all."""
+
+    def folder(self, name, **files):
+        folder = self.home.root / name
+        folder.mkdir()
+        for file, text in files.items():
+            (folder / file.replace("_", ".", 1)).write_text(text)
+        return folder
+
+    def ran(self, *words, code=0, **more):
+        return self.assert_ran(self.gpuq("submit", "--follow", *words, **more), code)
+
+    def test_where_the_worker_sees_the_folder_it_runs_in_it_also_with_workdir(self):
+        here = self.folder("here", train_py="print('trained')")
+        for words in ((), ("--workdir", ".")):
+            ran = self.ran(*words, "--", "sh", "-c", "pwd; python3 train.py; touch made", cwd=here)
+            self.assertEqual(ran.stdout.split(), [str(here), "trained"])
+            self.assertTrue((here / "made").exists(), "what it makes is there at once")
+
+    def while_it_waits(self, change, *words, cwd):
+        """Submitted, then something happens to the folder, then the worker gets to it."""
+        self.assert_ran(self.gpuq("queue", "pause", "training"))
+        job = self.assert_ran(self.gpuq("submit", *words, cwd=cwd)).stdout.split()[0]
+        change()
+        self.assert_ran(self.gpuq("queue", "resume", "training"))
+        return job, self.gpuq("wait", job, "--timeout", "60s")
+
+    def test_a_folder_that_the_worker_does_not_have_is_named_with_what_to_do(self):
+        gone = self.folder("gone", train_py="print('trained')")
+        _, ran = self.while_it_waits(lambda: (gone / "train.py").unlink() or gone.rmdir(), "--", "python3", "train.py", cwd=gone)
+        self.assert_ran(ran, 1)
+        self.assertIn(f"{gone}, where it was submitted, is not on this worker", ran.stdout + ran.stderr)
+        self.assertIn(f"gpuq submit --workdir {gone}", ran.stdout + ran.stderr)
+        other = self.folder("other", train_py="print('trained')")
+        job, ran = self.while_it_waits(lambda: (other.rename(self.home.root / "elsewhere"), self.folder("other", train_py="print('another')")), "--", "python3", "train.py", cwd=other)
+        self.assert_ran(ran, 1)
+        self.assertIn("is another folder here", ran.stdout + ran.stderr)
+        self.assertEqual(self.status(job)["error"]["code"] if "error" in self.status(job) else self.status(job)["code"], "NOT_HERE")
+
+    def test_a_copy_sent_along_is_run_instead_as_it_was_when_it_was_submitted(self):
+        sent = self.folder("sent", train_py="import other; print(open('data.txt').read().strip(), other.word, __file__)", other_py="word = 'imported'", data_txt="as it was", _gpuqignore="*.bin\n")
+        (sent / "large.bin").write_text("stays")
+        (sent / "run.sh").write_text("#!/bin/sh\nls\npython3 train.py\n")
+        (sent / "run.sh").chmod(0o755)
+        (sent / "loop").symlink_to("loop")
+        job, ran = self.while_it_waits(lambda: (sent.rename(self.home.root / "moved"), self.folder("sent", data_txt="changed")), "--workdir", ".", "--", "./run.sh", cwd=sent)
+        self.assert_ran(ran)
+        log = self.gpuq("logs", job).stdout
+        self.assertIn("as it was imported ", log)
+        self.assertNotIn("large.bin", log)
+        self.assertNotIn("loop", log)
+        self.assertNotIn(str(sent), log, "it runs in the attempt's own folder")
+
+    def test_only_what_was_asked_for_comes_along(self):
+        here = self.folder("environment")
+        (here / "print.py").write_text("import os; print(*sorted(k for k in os.environ if not k.startswith(('GPUQ_', 'CUDA_', 'LC_'))))")
+        self.home.env.update(SECRET="s", VIRTUAL_ENV="/venv", TOKEN="t")
+        ran = self.ran("--env", "TOKEN", "--env", "SEED=7", "--", "python3", "print.py", cwd=here)
+        self.assertEqual([k for k in ran.stdout.split() if k not in ("LANG", "CONDA_PREFIX")], ["PATH", "SEED", "TOKEN", "VIRTUAL_ENV"])
+
+    def test_a_missing_interpreter_says_where_it_was_looked_for(self):
+        ran = self.ran("--", "python9", "train.py", code=1)
+        self.assertIn("no such program: python9", ran.stdout + ran.stderr)
+        self.assertIn("PATH=", ran.stdout + ran.stderr)
+
+    def test_a_script_that_fails_shows_its_last_lines_and_its_whole_log_is_kept(self):
+        job = self.submitted("--", "python3", "-c", "print('x\\n' * 20000)\nraise ValueError('no such layer')")
+        self.assert_ran(self.gpuq("wait", job), 1)
+        self.assertIn("ValueError: no such layer", self.assert_ran(self.gpuq("status", job)).stdout)
+        self.assert_ran(self.gpuq("result", job, "-d", self.home.root / "whole"), 1)
+        kept, = (p for p in (self.home.root / "whole").rglob("*") if "ValueError" in p.read_text())
+        self.assertGreater(len(kept.read_text().splitlines()), 20000)
+
+    def test_a_folder_of_10_gb_is_refused_before_a_job_is_made(self):
+        large = self.folder("large", train_py="")
+        (large / "data").mkdir()
+        with open(large / "data/all.bin", "wb") as file:
+            file.truncate(10 << 30)
+        ran = self.assert_error(self.gpuq("submit", "--workdir", large, "--", "python3", "train.py"), 2, "TOO_LARGE")
+        self.assertIn("the biggest: data/ 10.0 GiB", ran.stderr)
+
+    def test_an_upload_that_was_cut_goes_on_where_it_stopped(self):
+        deep = self.folder("deep", train_py="import hashlib; print(hashlib.sha256(open('model.bin', 'rb').read()).hexdigest())")
+        data = random.Random(5).randbytes(200 << 20)
+        (deep / "model.bin").write_bytes(data)
+        cut = self.home.start("submit", "--workdir", deep, "--", "python3", "train.py")
+        blobs = self.home.data
+        until(lambda: any(p.stat().st_size > 20 << 20 for p in blobs.rglob("*") if p.is_file() and "blob" in str(p)), "some of it is there")
+        cut.kill()
+        cut.communicate()
+        there = max(p.stat().st_size for p in blobs.rglob("*") if p.is_file() and "blob" in str(p))
+        self.assertLess(there, 200 << 20, "it was cut in the middle")
+        job, ran = self.while_it_waits(lambda: deep.rename(self.home.root / "away"), "--workdir", ".", "--", "python3", "train.py", cwd=deep)
+        self.assert_ran(ran)
+        self.assertEqual(self.gpuq("logs", job).stdout.strip(), hashlib.sha256(data).hexdigest())
 
 
 if __name__ == "__main__":

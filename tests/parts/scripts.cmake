@@ -1,4 +1,7 @@
 # Scripts as jobs: gpuq.job by itself, and the examples through a real broker and worker.
+if(TARGET gpuq_cli AND TARGET gpuq_worker)
+  gpuq_test(snapshot LAYER unit SOURCES unit/snapshot.cpp LINK gpuq_cli gpuq_worker)
+endif()
 if(BUILD_TESTING)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   add_test(NAME unit/job_py COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_SOURCE_DIR}/python/job_test.py)
