@@ -21,3 +21,5 @@ function(gpuq_python_test name)
 endfunction()
 
 gpuq_python_test(environment LAYER unit FILE python/unit/environment_test.py)
+gpuq_python_test(wire LAYER unit FILE python/unit/wire_test.py)
+gpuq_python_test(client LAYER unit FILE python/unit/client_test.py)

@@ -1,44 +1,43 @@
-"""gpuq: submit jobs to a gpuq broker, wait for them, and talk to it from inside a job.
+"""gpuq: submit work to a gpuq broker and get results, from Python.
 
-    import gpuq
-    with gpuq.Client() as client:
-        for box in client.detect("boards", open("board.png", "rb").read()):
-            print(box.name, box.score, box.x1, box.y1)
-
-`gpuq.Client` blocks, `gpuq.AsyncClient` is for asyncio. `gpuq.job` (inside a training script) and `gpuq.serve` (inside a Python model)
-need the standard library only, so nothing else is imported before it is asked for.
+Client (blocking), AsyncClient (asyncio); everything else is what they take and give. The client needs pyzmq and msgpack; gpuq.job (for
+scripts that run as jobs) and gpuq.serve (for Python models) need nothing, so nothing is imported here before it is used.
 """
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List
 
-__version__ = "0.1.0"
+from .errors import Error, JobError, NotFoundError, RefusedError, TimedOutError, UnavailableError, UsageError
+from .version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from ._types import (Detection, Explanation, JobSpec, JobStatus, LogChunk, Model, Part, PlaceVerdict, Progress, Remedy, Result,
-                         Submitted)
-    from .aio import AsyncClient
+    from .aio import AsyncClient, unless_disconnected
     from .client import Client
-    from .errors import (Error, InputError, JobFailed, NotFoundError, RefusedError, TimedOutError, UnavailableError)
-    from .tensors import from_tensor, to_tensor
+    from .ids import new_job_id
+    from .parts import Part, Tensor
+    from .results import (CommandResult, Detection, Detections, Device, Explanation, JobResult, JobStatus, LogChunk, Model, Outputs,
+                          Progress, Submitted, Top, Worker)
+    from .spec import JobSpec
 
-_WHERE = {
-    "AsyncClient": "aio", "Client": "client",
-    "Error": "errors", "InputError": "errors", "JobFailed": "errors", "NotFoundError": "errors", "RefusedError": "errors",
-    "TimedOutError": "errors", "UnavailableError": "errors",
-    "Detection": "_types", "Explanation": "_types", "JobSpec": "_types", "JobStatus": "_types", "LogChunk": "_types", "Model": "_types",
-    "Part": "_types", "PlaceVerdict": "_types", "Progress": "_types", "Remedy": "_types", "Result": "_types", "Submitted": "_types",
-    "from_tensor": "tensors", "to_tensor": "tensors",
-}
-__all__ = [
-    "AsyncClient", "Client", "Detection", "Error", "Explanation", "InputError", "JobFailed", "JobSpec", "JobStatus", "LogChunk", "Model",
-    "NotFoundError", "Part", "PlaceVerdict", "Progress", "RefusedError", "Remedy", "Result", "Submitted", "TimedOutError",
-    "UnavailableError", "__version__", "from_tensor", "to_tensor",
-]
+__all__ = ["AsyncClient", "Client", "CommandResult", "Detection", "Detections", "Device", "Error", "Explanation", "JobError", "JobResult",
+           "JobSpec", "JobStatus", "LogChunk", "Model", "NotFoundError", "Outputs", "Part", "Progress", "RefusedError", "Submitted",
+           "Tensor", "TimedOutError", "Top", "UnavailableError", "UsageError", "Worker", "__version__", "new_job_id", "unless_disconnected"]
+
+_FROM = {"AsyncClient": "aio", "unless_disconnected": "aio", "Client": "client", "new_job_id": "ids", "Part": "parts", "Tensor": "parts",
+         "JobSpec": "spec"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'gpuq' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'gpuq' has no attribute {name!r}")
     import importlib
-    value = getattr(importlib.import_module("." + _WHERE[name], __name__), name)
+    try:
+        value = getattr(importlib.import_module("." + _FROM.get(name, "results"), __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("zmq", "msgpack"):
+            raise
+        raise ImportError(f"gpuq.{name} needs pyzmq and msgpack, and {error.name} is not installed: pip install pyzmq msgpack") from error
     globals()[name] = value
     return value
+
+
+def __dir__() -> List[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,63 +1,83 @@
-"""Errors. Each carries the stable code of gpuq (ARCHITECTURE.md lists them), a sentence, and what to do next.
+"""errors.py - one exception class per family, one stable code per cause. Standard library only.
 
-A family is a class, so that `except gpuq.UnavailableError` catches what a retry may mend; a code that this version does not know becomes a
-plain Error.
+The families are the exit codes of the command line: what a program does about an error depends on the family, what it tells a person
+on `what` and `next`. The codes are those of the broker and the C++ client; one that this client does not know keeps its text.
 """
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Dict, Optional, Type
 
 if TYPE_CHECKING:
-    from ._types import Result
+    from .results import JobResult
+
+__all__ = ["Error", "JobError", "UsageError", "NotFoundError", "RefusedError", "UnavailableError", "TimedOutError", "error_of"]
 
 
 class Error(Exception):
+    """`code` is stable ("NO_FIT"), `what` says what happened to what, `next` what to do about it."""
+
+    exit_code = 5
+
     def __init__(self, code: str, what: str, next: str = "") -> None:
-        super().__init__(f"[{code}] {what}" + (f" (try: {next})" if next else ""))
+        super().__init__(code, what, next)
         self.code = code
         self.what = what
         self.next = next
 
+    def __str__(self) -> str:
+        return f"{self.code}: {self.what}" + (f" (next: {self.next})" if self.next else "")
 
-class InputError(Error):
-    """What was asked cannot be done as asked: wrong argument, unknown kind or model, too large, unreadable image."""
+
+class JobError(Error):
+    """A job ended without success; `result` holds what is known of it."""
+
+    exit_code = 1
+    result: Optional["JobResult"] = None
+
+
+class UsageError(Error):
+    """Asked for something that cannot be; asking again changes nothing."""
+
+    exit_code = 2
 
 
 class NotFoundError(Error):
-    """No such job, model, worker or result; or it left by retention."""
+    """No such job, model, worker, blob or file, or not any more."""
+
+    exit_code = 3
 
 
 class RefusedError(Error):
-    """This key may not do that, or the broker does not know it."""
+    """The key is refused, or its role may not do this."""
+
+    exit_code = 4
 
 
 class UnavailableError(Error):
-    """The broker cannot be reached or cannot do it now; the same call may succeed later."""
+    """The broker cannot be reached, or cannot do it now: it may work later."""
+
+    exit_code = 5
 
 
-class TimedOutError(Error):
-    """The call's own deadline passed. A job that was submitted goes on unless it says otherwise."""
+class TimedOutError(Error, TimeoutError):
+    """The deadline of the call passed. A job that was submitted goes on, unless the call says that it cancels."""
+
+    exit_code = 6
 
 
-class JobFailed(Error):
-    """The job became final without success; `result` has all that is known of it."""
-
-    def __init__(self, code: str, what: str, next: str = "", result: "Optional[Result]" = None) -> None:
-        super().__init__(code, what, next)
-        self.result = result
-
-
-_FAMILY: Dict[str, Type[Error]] = {}
-for _family, _codes in (
-    (InputError, "USAGE BAD_MESSAGE BAD_IMAGE BAD_MODEL BAD_INPUT UNKNOWN_KIND UNKNOWN_MODEL UNKNOWN_BLOB OVER_LIMIT TOO_LARGE ID_CONFLICT DUPLICATE NO_DEVICE NO_FIT PROTOCOL"),
-    (NotFoundError, "NOT_FOUND GONE RESULT_EXPIRED"),
-    (RefusedError, "REFUSED KEY_REFUSED"),
-    (UnavailableError, "UNREACHABLE UNAVAILABLE QUEUE_FULL STORAGE_FULL FENCED"),
-    (TimedOutError, "TIMED_OUT"),
-    (JobFailed, "JOB_FAILED CHILD_CRASHED OOM CANCELLED EXPIRED QUARANTINED DEPENDENCY_FAILED WORKER_LOST NOT_HERE CHECKPOINT_CORRUPT PAYLOAD_LOST"),
-):
-    for _code in _codes.split():
-        _FAMILY[_code] = _family
+_FAMILIES: Dict[Type[Error], str] = {
+    JobError: "STALE CANCELLED EXPIRED QUARANTINED DEPENDENCY_FAILED NO_FIT PAYLOAD_LOST BAD_IMAGE BAD_MODEL BAD_INPUT JOB_FAILED"
+              " CHILD_CRASHED OOM CHECKPOINT_CORRUPT WORKER_LOST NOT_HERE",
+    UsageError: "USAGE BAD_MESSAGE UNKNOWN_KIND ID_CONFLICT DUPLICATE OVER_LIMIT TOO_LARGE",
+    NotFoundError: "NOT_FOUND UNKNOWN_MODEL UNKNOWN_BLOB GONE RESULT_EXPIRED",
+    RefusedError: "REFUSED KEY_REFUSED",
+    UnavailableError: "PROTOCOL ZAP_SELFTEST UNREACHABLE UNAVAILABLE QUEUE_FULL STORAGE_FULL FENCED DATA_DIR_IN_USE PORT_IN_USE"
+                      " REDIS_POLICY REDIS_VERSION REDIS_DURABILITY REDIS_ROLE REDIS_BUDGET REDIS_CORRUPT NO_DEVICE INTERNAL",
+    TimedOutError: "TIMED_OUT",
+}
+FAMILY_OF: Dict[str, Type[Error]] = {code: family for family, codes in _FAMILIES.items() for code in codes.split()}
 
 
-def make(code: str, what: str, next: str = "") -> Error:
-    """The error of the right family."""
-    return _FAMILY.get(code, Error)(code, what, next)
+def error_of(code: str, what: str, next: str = "") -> Error:
+    """The exception for a code."""
+    return FAMILY_OF.get(code, Error)(code, what, next)

@@ -1,230 +1,305 @@
-"""The wire protocol (common/wire/PROTOCOL.md), as much of it as a client speaks: plain dicts and lists to bytes and back.
+"""wire.py - messages as dictionaries, and their bytes, after PROTOCOL.md. Needs msgpack.
 
-A message is one or two frames: header and body in msgpack, then payload bytes. Bodies in array form are lists here, in the order of the
-page; bodies in map form are dicts. Values that have their default may be left out.
+A message in memory is a dict with every field of its kind: what the sender left out stands there with its default, what this client
+does not know is gone. Ids and digests are bytes, b"" = none. Decoding is bounded and raises WireError, nothing else.
 """
-import os
-import threading
-import time
-from hashlib import blake2b
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from __future__ import annotations
+
+import struct
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import msgpack
 
-from . import errors
-from ._types import CLASSES, KINDS, ON_PREEMPT, JobSpec, Part, as_text
+from ._schema import SCHEMA
 
-VERSION = 1
-INLINE_BYTES_MAX = 64 << 10
-ITEMS_MAX = 256
+__all__ = ["WireError", "Struct", "STRUCTS", "encode", "decode", "encode_body", "decode_body", "pack_items", "PROTOCOL_VERSION"]
+
+PROTOCOL_VERSION = 1
+OLDEST_READER = 1
+
+# Limits of PROTOCOL.md, section 2.
 FRAME_BYTES_MAX = 1 << 20
+FRAME_BYTES_HARD = 4 << 20
+ITEMS_MAX = 256
+ELEMENTS_MAX = 16_384
+TEXT_BYTES_MAX = 64 << 10
+EXT_BYTES_MAX = 1 << 10
 
-CLIENT_HELLO, CLIENT_WELCOME, BEAT, BEAT_REPLY, GOODBYE, FAILURE = 1, 2, 5, 6, 7, 8
-SUBMIT, SUBMITTED, WATCH, WATCHED, NOTIFY, FETCHED, CANCEL_JOBS, CANCEL_REPLY = 10, 11, 12, 13, 14, 15, 16, 17
-RETRY, RETRY_REPLY, STATUS_QUERY, STATUS_REPLY, LIST_QUERY, LIST_REPLY, WORKERS_QUERY, WORKERS_REPLY = 18, 19, 20, 21, 22, 23, 24, 25
-LOG_QUERY, LOG_REPLY, MODEL_PUSH, MODEL_REMOVE, MODEL_REPLY, MODELS_QUERY, MODELS_REPLY = 26, 27, 28, 29, 30, 31, 32
-RESULT_QUERY, RESULT_REPLY, TOP_QUERY, TOP_REPLY, EXPLAIN_QUERY, EXPLAIN_REPLY = 33, 34, 35, 36, 40, 41
-BLOB_PUT, BLOB_PUT_REPLY, BLOB_GET, BLOB_GET_REPLY = 80, 81, 82, 83
-
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_VALUE = {c: i for i, c in enumerate(_CROCKFORD)}
-_NIL_ID = bytes(16)
+Fields = Dict[str, Any]
+Read = Callable[[Any], Any]
 
 
-class ProtocolError(Exception):
-    """Bytes that are no message."""
+class WireError(Exception):
+    """Bytes that are no message of ours."""
 
+    def __init__(self, why: str, code: str = "BAD_MESSAGE") -> None:
+        super().__init__(why)
+        self.code = code
+
+
+class Field(NamedTuple):
+    name: str
+    type: str
+    default: Any          # None = absent unless given
+    read: Read
+    write: Optional[Callable[[Any], Any]]   # None = packed as it is
+
+
+class Struct:
+    """One kind of message or piece: how its fields lie on the wire."""
+
+    def __init__(self, name: str, number: Optional[int], form: str) -> None:
+        self.name = name
+        self.number = number
+        self.array = form == "array"
+        self.fields: List[Field] = []
+        self.by_name: Dict[str, Field] = {}
+
+    def read(self, raw: Any) -> Fields:
+        out: Fields = {}
+        if self.array:
+            if type(raw) is not list:
+                raise WireError(f"{self.name} is no array")
+            present = len(raw)
+            for at, field in enumerate(self.fields):
+                value = raw[at] if at < present else None
+                out[field.name] = _default(field) if value is None else field.read(value)
+            return out
+        if type(raw) is not dict:
+            raise WireError(f"{self.name} is no map")
+        for field in self.fields:
+            value = raw.get(field.name)
+            out[field.name] = _default(field) if value is None else field.read(value)
+        return out
+
+    def write(self, value: Fields) -> Any:
+        for name in value:
+            if name not in self.by_name:
+                raise WireError(f"{self.name} has no field {name!r}")
+        if not self.array:
+            out = {}
+            for field in self.fields:
+                here = value.get(field.name)
+                if here is not None and here != field.default:
+                    out[field.name] = field.write(here) if field.write else here
+            return out
+        row: List[Any] = []
+        for field in self.fields:
+            here = value.get(field.name)
+            if here is None:
+                here = field.default
+            # nil stands for every default; what has no room of its own (an empty id) is nil, other defaults are said
+            row.append(field.write(here) if field.write and here is not None else here)
+        while row and _is_default(value.get(self.fields[len(row) - 1].name), self.fields[len(row) - 1]):
+            row.pop()
+        return row
+
+
+def _default(field: Field) -> Any:
+    return field.default.copy() if type(field.default) in (list, dict) else field.default
+
+
+def _is_default(value: Any, field: Field) -> bool:
+    return value is None or value == field.default
+
+
+STRUCTS: Dict[str, Struct] = {}
+BY_NUMBER: Dict[int, Struct] = {}
+
+
+def _integer(low: int, high: int) -> Read:
+    def read(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise WireError(f"not an integer of {low}..{high}")
+        return value
+    return read
+
+
+def _bool(value: Any) -> bool:
+    if type(value) is not bool:
+        raise WireError("not a bool")
+    return value
+
+
+def _str(value: Any) -> str:
+    if type(value) is not str:
+        raise WireError("not a text")
+    return value
+
+
+def _float(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise WireError("not a number")
+    return float(value)
+
+
+def _bytes(size: int) -> Read:
+    def read(value: Any) -> bytes:
+        if type(value) is not bytes or (size and len(value) not in (0, size)):
+            raise WireError(f"not a bin {size or ''}")
+        return value if value != bytes(size) or not size else b""
+    return read
+
+
+def _write_bytes(value: Any) -> Any:
+    return bytes(value) if value else None
+
+
+_LEAVES: Dict[str, Tuple[Any, Read, Optional[Callable[[Any], Any]]]] = {
+    "u8": (0, _integer(0, 0xFF), None), "u16": (0, _integer(0, 0xFFFF), None), "u32": (0, _integer(0, 0xFFFF_FFFF), None),
+    "u64": (0, _integer(0, (1 << 64) - 1), None), "i16": (0, _integer(-(1 << 15), (1 << 15) - 1), None),
+    "i32": (0, _integer(-(1 << 31), (1 << 31) - 1), None), "i64": (0, _integer(-(1 << 63), (1 << 63) - 1), None),
+    "bool": (False, _bool, None), "str": ("", _str, None), "float": (0.0, _float, None),
+    "bin": (b"", _bytes(0), _write_bytes), "bin16": (b"", _bytes(16), _write_bytes), "bin32": (b"", _bytes(32), _write_bytes),
+}
+
+
+def _type(text: str) -> Tuple[Any, Read, Optional[Callable[[Any], Any]]]:
+    """(default, read, write) of a type of the schema."""
+    if text.startswith("["):
+        _, read_one, write_one = _type(text[1:-1])
+
+        def read_list(value: Any) -> List[Any]:
+            if type(value) is not list:
+                raise WireError("not a list")
+            return [read_one(one) for one in value]
+        write = write_one
+        return [], read_list, (lambda value: [write(one) for one in value]) if write else list
+    if text.startswith("{"):
+        _, read_value, _unused = _type(text[1:-1])
+
+        def read_map(value: Any) -> Dict[str, Any]:
+            if type(value) is not dict:
+                raise WireError("not a map")
+            return {_str(key): read_value(one) for key, one in value.items()}
+        return {}, read_map, lambda value: {key: value[key] for key in sorted(value)}
+    if text in _LEAVES:
+        return _LEAVES[text]
+    # a piece may stand before its own line: it is looked up when it is used
+    return None, lambda value: STRUCTS[text].read(value), lambda value: STRUCTS[text].write(value)
+
+
+def _literal(text: str) -> Any:
+    return {"true": True, "false": False}[text] if text in ("true", "false") else int(text)
+
+
+def _load() -> None:
+    for line in SCHEMA.replace("\n    ", " ").splitlines():
+        number, name, form, *fields = line.split()
+        made = Struct(name, None if number == "-" else int(number), form)
+        for text in fields:
+            field_name, _, rest = text.partition(":")
+            kind, _, given = rest.partition("=")
+            absent = kind.startswith("?")
+            default, read, write = _type(kind.lstrip("?"))
+            if given:
+                default = _literal(given)
+            elif absent:
+                default = None
+            made.fields.append(Field(field_name, kind, default, read, write))
+        made.by_name = {field.name: field for field in made.fields}
+        STRUCTS[name] = made
+        if made.number is not None:
+            BY_NUMBER[made.number] = made
+    for made in STRUCTS.values():   # a piece that is left out has the defaults of its own fields
+        for at, field in enumerate(made.fields):
+            if field.type in STRUCTS and field.default is None:
+                empty = STRUCTS[field.type].read([] if STRUCTS[field.type].array else {})
+                made.fields[at] = field._replace(default=empty)
+        made.by_name = {field.name: field for field in made.fields}
+
+
+_load()
 
 # ---- frames
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-_pack_lock = threading.Lock()
 
 
-def _packed(value: Any) -> bytes:
-    with _pack_lock:
-        return bytes(_pack(value))
+def pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
 
 
-def encode(kind: int, ident: int, body: Any) -> bytes:
-    """Frame 0."""
-    return _packed([VERSION, 1, kind, ident]) + _packed(body)
+def header(number: int, request: int, trace: str = "") -> bytes:
+    return pack([PROTOCOL_VERSION, OLDEST_READER, number, request] + ([trace] if trace else []))
 
 
-def decode(frame: bytes) -> Tuple[int, int, Any]:
-    """(type, request id, body) of frame 0. ProtocolError when it is none."""
-    unpacker = msgpack.Unpacker(raw=False, unicode_errors="replace", strict_map_key=False, max_buffer_size=4 << 20)
+def encode(name: str, fields: Fields, request: int = 0, trace: str = "") -> bytes:
+    """Frame 0 of a message."""
+    made = STRUCTS[name]
+    assert made.number is not None, f"{name} is a piece, not a message"
+    return header(made.number, request, trace) + pack(made.write(fields))
+
+
+def pack_items(name: str, request: int, items: List[bytes]) -> bytes:
+    """Frame 0 of a message whose one field is a list of items that are packed already."""
+    number = STRUCTS[name].number
+    assert number is not None and len(items) <= ITEMS_MAX
+    head = struct.pack(">BH", 0xDC, len(items)) if len(items) > 15 else bytes([0x90 | len(items)])
+    return header(number, request) + b"\x91" + head + b"".join(items)
+
+
+def _unpacker(frame: bytes) -> Any:
+    unpacker = msgpack.Unpacker(
+        raw=False, strict_map_key=False, unicode_errors="replace", max_buffer_size=FRAME_BYTES_HARD, max_str_len=FRAME_BYTES_HARD,
+        max_bin_len=FRAME_BYTES_HARD, max_array_len=ELEMENTS_MAX, max_map_len=ELEMENTS_MAX, max_ext_len=EXT_BYTES_MAX,
+        read_size=min(max(len(frame), 1), FRAME_BYTES_HARD))
     unpacker.feed(frame)
+    return unpacker
+
+
+class Message(NamedTuple):
+    name: str
+    request: int
+    fields: Fields
+
+
+def decode(frame: bytes) -> Message:
+    """Frame 0. WireError with PROTOCOL for a message that this client is too old to read, else with BAD_MESSAGE."""
+    if len(frame) > FRAME_BYTES_HARD:
+        raise WireError("a frame over 4 MiB")
     try:
-        header = unpacker.unpack()
-        body = unpacker.unpack()
-    except Exception as broken:
-        raise ProtocolError(f"no header and body: {broken}") from None
-    if not isinstance(header, list) or len(header) < 4 or not all(isinstance(v, int) for v in header[:4]) or unpacker.tell() != len(frame):
-        raise ProtocolError("a header of another shape")
-    if header[1] > VERSION:
-        raise ProtocolError(f"the broker speaks version {header[0]} of the protocol, this client {VERSION}")
-    return header[2], header[3], body
+        unpacker = _unpacker(frame)
+        head, body = unpacker.unpack(), unpacker.unpack()
+        if unpacker.tell() != len(frame):
+            raise WireError("bytes behind the body")
+    except WireError:
+        raise
+    except Exception as error:   # msgpack's own, ValueError, OverflowError, RecursionError
+        raise WireError(f"no msgpack: {error}") from None
+    if type(head) is not list or len(head) < 4 or any(type(one) is not int or one < 0 for one in head[:4]):
+        raise WireError("no header")
+    if head[1] > PROTOCOL_VERSION:
+        raise WireError(f"the broker speaks a version that needs a reader of version {head[1]}", "PROTOCOL")
+    made = BY_NUMBER.get(head[2])
+    if made is None:
+        raise WireError(f"a message of unknown type {head[2]}", "UNKNOWN_TYPE")
+    return Message(made.name, head[3], made.read(body))
 
 
-# ---- job ids (ULIDs)
-
-_id_lock = threading.Lock()
-_id_last = [0, 0]   # ms, the random part: ids made here in one millisecond grow
-
-
-def make_job_id() -> bytes:
-    ms = time.time_ns() // 1_000_000
-    with _id_lock:
-        if ms <= _id_last[0]:
-            ms = _id_last[0]
-            _id_last[1] = (_id_last[1] + 1) % (1 << 80)
-        else:
-            _id_last[0] = ms
-            _id_last[1] = int.from_bytes(os.urandom(10), "big")
-        return ms.to_bytes(6, "big") + _id_last[1].to_bytes(10, "big")
+def encode_body(name: str, fields: Fields) -> bytes:
+    """JobBody, ResultBody."""
+    return pack(STRUCTS[name].write(fields))
 
 
-def id_text(value: Optional[bytes]) -> str:
-    if not value or value == _NIL_ID:
-        return ""
-    number = int.from_bytes(value, "big")
-    return "".join(_CROCKFORD[(number >> (5 * i)) & 31] for i in range(25, -1, -1))
+def decode_body(name: str, body: bytes) -> Fields:
+    made = STRUCTS[name]
+    if not body:
+        return made.read({})
+    try:
+        raw = msgpack.unpackb(body, raw=False, strict_map_key=False, unicode_errors="replace", max_array_len=ELEMENTS_MAX,
+                              max_map_len=ELEMENTS_MAX, max_ext_len=EXT_BYTES_MAX)
+    except Exception as error:
+        raise WireError(f"no msgpack: {error}") from None
+    return made.read(raw)
 
 
-def parse_id(text: str, whose: str = "job id") -> bytes:
-    number = 0
-    if len(text) != 26 or text[0] > "7":
-        raise errors.make("USAGE", f"{whose} '{text}' is not 26 characters of Crockford base32", "use the id that submit returned")
-    for c in text.upper():
-        if c not in _VALUE:
-            raise errors.make("USAGE", f"{whose} '{text}' is not 26 characters of Crockford base32", "use the id that submit returned")
-        number = number << 5 | _VALUE[c]
-    return number.to_bytes(16, "big")
-
-
-# ---- payloads
-
-def encode_part(part: Part) -> Dict[str, Any]:
-    out: Dict[str, Any] = {"name": part.name, "media": part.media}
-    if part.share:
-        out["share"] = part.share
-    elif part.blob:
-        out["blob"] = bytes.fromhex(part.blob)
-        out["blob_bytes"] = part.size
-    else:
-        out["bytes"] = part.bytes
-    return out
-
-
-def decode_part(raw: Mapping[str, Any]) -> Part:
-    blob = raw.get("blob") or b""
-    data = raw.get("bytes") or b""
-    share = raw.get("share") or ""
-    size = raw.get("share_bytes", 0) if share else raw.get("blob_bytes", 0) if blob else len(data)
-    return Part(name=raw.get("name", ""), bytes=bytes(data), media=raw.get("media", ""), blob=blob.hex(), size=size, share=share)
-
-
-def decode_result(payload: bytes) -> Tuple[Dict[str, str], Dict[str, Part]]:
-    if not payload:
-        return {}, {}
-    body = msgpack.unpackb(payload, raw=False, unicode_errors="replace", strict_map_key=False)
-    return dict(body.get("values") or {}), {p.name: p for p in map(decode_part, body.get("parts") or [])}
-
-
-class Prepared:
-    """A spec made ready: its item (payload length and digest filled in), its payload, and what has to be uploaded before."""
-
-    def __init__(self, item: List[Any], payload: bytes, uploads: List[Tuple[bytes, bytes]]) -> None:
-        self.item = item
-        self.payload = payload
-        self.uploads = uploads   # (digest, content)
-
-    @property
-    def id(self) -> bytes:
-        return bytes(self.item[0])
-
-
-def _usage(what: str, next: str = "") -> errors.Error:
-    return errors.make("USAGE", what, next)
-
-
-def prepare(spec: JobSpec, watch: bool) -> Prepared:
-    """Judges a spec here, so that a mistake is a sentence and not a round trip."""
-    from hashlib import sha256
-    known = KINDS.get(spec.kind)
-    if known is None:
-        raise errors.make("UNKNOWN_KIND", f"there is no kind '{spec.kind}'", "use one of: " + ", ".join(KINDS))
-    if spec.kind == "command" and not spec.argv:
-        raise _usage("a command job needs argv", 'JobSpec("command", argv=["python3", "train.py"])')
-    job_class = spec.job_class or known[0]
-    on_preempt = spec.on_preempt or known[1]
-    if job_class not in CLASSES:
-        raise _usage(f"there is no class '{job_class}'", "use one of: " + ", ".join(CLASSES))
-    if on_preempt not in ON_PREEMPT:
-        raise _usage(f"there is no on_preempt '{on_preempt}'", "use one of: " + ", ".join(ON_PREEMPT))
-    if not 0 <= spec.priority <= 9:
-        raise errors.make("OVER_LIMIT", f"priority {spec.priority} is not 0..9", "9 is served first, 5 is the default")
-    least, most = spec.vram_mib if isinstance(spec.vram_mib, tuple) else (spec.vram_mib, spec.vram_mib)
-    if least < 0 or most < least:
-        raise _usage(f"vram_mib {spec.vram_mib} is upside down", "(2048, 8192): at least 2 GiB, at most 8")
-    for name, items in (("argv", spec.argv), ("where", spec.where), ("after", spec.after)):
-        if isinstance(items, (str, bytes)):
-            raise _usage(f"{name} is a list of texts, not one text", f"{name}=[…]")
-    body: Dict[str, Any] = {}
-    if spec.params:
-        body["params"] = {str(k): as_text(v) for k, v in spec.params.items()}
-    if spec.argv:
-        body["argv"] = [str(a) for a in spec.argv]
-    if spec.env:
-        body["env"] = {str(k): str(v) for k, v in spec.env.items()}
-    if spec.cwd:
-        body["cwd"] = spec.cwd
-    parts = [Part(**vars(p)) for p in spec.parts]
-    fixed = len(_packed(body)) + sum(len(p.name) + len(p.media) + 64 for p in parts)
-    if fixed > INLINE_BYTES_MAX:
-        raise errors.make("TOO_LARGE", f"the job's parameters, command and environment are {fixed >> 10} KiB, more than {INLINE_BYTES_MAX >> 10} KiB", "pass large data as a part")
-    where = list(spec.where)
-    uploads: List[Tuple[bytes, bytes]] = []
-    blobs = [bytes.fromhex(p.blob) for p in parts if p.blob]
-    room = INLINE_BYTES_MAX - fixed - sum(len(p.bytes) for p in parts)
-    for part in sorted(parts, key=lambda p: -len(p.bytes)):   # the largest leave first, until the rest fits inline
-        if room >= 0:
-            break
-        digest = sha256(part.bytes).digest()
-        uploads.append((digest, part.bytes))
-        blobs.append(digest)
-        room += len(part.bytes)
-        part.blob, part.size, part.bytes = digest.hex(), len(part.bytes), b""
-    for part in parts:
-        if part.share:
-            label = "share=" + part.share.split("/", 1)[0]
-            if label not in where:
-                where.append(label)
-    if parts:
-        body["parts"] = [encode_part(p) for p in parts]
-    if spec.outputs:
-        body["outputs"] = spec.outputs
-        label = "share=" + spec.outputs.split("/", 1)[0]
-        if label not in where:
-            where.append(label)
-    payload = _packed(body) if body else b""
-    ident = parse_id(spec.id) if spec.id else make_job_id()
-    tail = [spec.model, least, most, spec.devices, ON_PREEMPT.index(on_preempt), spec.exclusive, sorted(where), spec.not_before_ms, spec.deadline_ms,
-            round(spec.timeout * 1_000_000), spec.retries, spec.unique, [parse_id(a, "after") for a in spec.after], blobs, spec.label, spec.strict]
-    head = [spec.kind, CLASSES.index(job_class), spec.priority, len(payload)]
-    digest = blake2b(_packed([head, tail[:-1]]) + payload, digest_size=16).digest()   # how it is judged at the door is no part of what it is
-    return Prepared([ident, digest, *head, watch, *tail], payload, uploads)
-
-
-def notices(body: Sequence[Any], payload: bytes) -> List[Tuple[List[Any], bytes]]:
-    """The items of a Notify, each with its own bytes of frame 1."""
+def split_payloads(items: List[Fields], body: bytes) -> List[bytes]:
+    """Frame 1 cut into the payloads of its items."""
     out, at = [], 0
-    for item in body[0] if body else []:
-        item = list(item) + [0] * (13 - len(item))
-        size = item[3] or 0
-        out.append((item, payload[at:at + size]))
-        at += size
-    if at != len(payload):
-        raise ProtocolError("payloads do not add up")
+    for item in items:
+        out.append(body[at:at + item["payload_bytes"]])
+        at += item["payload_bytes"]
+    if at != len(body):
+        raise WireError("the payloads do not add up to the second frame")
     return out

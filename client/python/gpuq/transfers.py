@@ -1,0 +1,155 @@
+"""transfers.py - blobs to and from the broker, in chunks, a few under way, resumed after a broken link. The engine's thread only.
+
+Put: a first BlobPut without bytes asks from where to go on (or learns that the broker has it); then chunks in order. An answer that names
+another offset than expected rewinds. Two uploads of one content are one. Get: the first chunk tells the size, the rest follows in a window.
+"""
+from __future__ import annotations
+
+from typing import Callable, Dict, List, Optional
+
+from .engine import Answer, Engine
+from .errors import Error, error_of
+from .spec import BLOB_BYTES_MAX, Source
+
+WINDOW = 6          # chunks under way
+_REWINDS_MAX = 16
+
+Done = Callable[[Optional[Error]], None]
+Take = Callable[[int, int, bytes], None]    # total, offset, bytes; may raise Error
+
+
+def _misfit(what: str) -> Error:
+    return error_of("PROTOCOL", what, "update gpuq on both sides")
+
+
+class _Upload:
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.done: List[Done] = []
+        self.next = self.best = self.under_way = self.rewinds = 0
+        self.rewind_to: Optional[int] = None
+        self.finished = False
+
+
+class _Download:
+    def __init__(self, blob: bytes, take: Take, done: Done) -> None:
+        self.blob, self.take, self.done = blob, take, done
+        self.total: Optional[int] = None
+        self.next = self.received = self.under_way = 0
+        self.finished = False
+
+
+class Transfers:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._uploads: Dict[bytes, _Upload] = {}
+
+    # ---- put
+
+    def upload(self, source: Source, done: Done) -> None:
+        upload = self._uploads.get(source.digest)
+        if upload is not None:
+            upload.done.append(done)
+            return
+        upload = self._uploads[source.digest] = _Upload(source)
+        upload.done.append(done)
+        self._probe(upload)
+
+    def _put(self, upload: _Upload, offset: int, body: bytes, reply: Callable[[int, bool], None]) -> None:
+        def answered(answer: Optional[Answer], error: Optional[Error]) -> None:
+            upload.under_way -= 1
+            if upload.finished:
+                return
+            if answer is None:
+                return self._end_upload(upload, error)
+            if answer.name != "BlobPutReply" or answer.fields["next"] > upload.source.total:
+                return self._end_upload(upload, _misfit("the broker answered an upload with something else"))
+            if answer.fields["complete"]:
+                return self._end_upload(upload, None)
+            reply(answer.fields["next"], answer.fields["complete"])
+        upload.under_way += 1
+        self._engine.ask("BlobPut", {"blob": upload.source.digest, "total": upload.source.total, "offset": offset}, answered, body)
+
+    def _probe(self, upload: _Upload) -> None:
+        def told(next_offset: int, complete: bool) -> None:
+            upload.next = upload.best = next_offset
+            self._pump_upload(upload)
+        self._put(upload, 0, b"", told)
+
+    def _pump_upload(self, upload: _Upload) -> None:
+        while not upload.finished and upload.rewind_to is None and upload.under_way < WINDOW and upload.next < upload.source.total:
+            try:
+                body = upload.source.read(upload.next, self._engine.chunk_bytes)
+            except (Error, OSError) as error:
+                return self._end_upload(upload, error if isinstance(error, Error) else error_of("BAD_INPUT", f"cannot read a file: {error}", ""))
+            offset = upload.next
+            upload.next += len(body)
+            sent_to = upload.next
+            self._put(upload, offset, body, lambda next_offset, complete, to=sent_to: self._chunk_put(upload, to, next_offset))   # type: ignore[misc]
+
+    def _chunk_put(self, upload: _Upload, sent_to: int, next_offset: int) -> None:
+        if next_offset > upload.best:
+            upload.best, upload.rewinds = next_offset, 0
+        if next_offset < sent_to:   # it has less than we thought: let the window come back, then go on from there
+            upload.rewind_to = next_offset
+        if upload.under_way > 0:
+            return self._pump_upload(upload)
+        if upload.rewind_to is not None or upload.next >= upload.source.total:
+            upload.rewinds += 1
+            if upload.rewinds > _REWINDS_MAX:
+                return self._end_upload(upload, error_of("UNAVAILABLE", f"the broker does not complete an upload of {upload.source.total} bytes",
+                                                         "look at the broker's log, then try again"))
+            back, upload.rewind_to, upload.next = upload.rewind_to, None, upload.best
+            if upload.next >= upload.source.total:
+                return self._probe(upload)
+            upload.next = min(upload.next, back if back is not None else upload.next)
+        self._pump_upload(upload)
+
+    def _end_upload(self, upload: _Upload, error: Optional[Error]) -> None:
+        upload.finished = True
+        self._uploads.pop(upload.source.digest, None)
+        for done in upload.done:
+            done(error)
+
+    # ---- get
+
+    def download(self, blob: bytes, take: Take, done: Done) -> None:
+        self._get(_Download(blob, take, done), 0)
+
+    def _get(self, download: _Download, offset: int) -> None:
+        def answered(answer: Optional[Answer], error: Optional[Error]) -> None:
+            download.under_way -= 1
+            if not download.finished:
+                self._chunk_got(download, offset, answer, error)
+        download.under_way += 1
+        self._engine.ask("BlobGet", {"blob": download.blob, "offset": offset, "bytes_max": self._engine.chunk_bytes}, answered)
+
+    def _chunk_got(self, download: _Download, offset: int, answer: Optional[Answer], error: Optional[Error]) -> None:
+        if answer is None:
+            return self._end_download(download, error)
+        total, size = answer.fields.get("total", -1), len(answer.body)
+        if (answer.name != "BlobGetReply" or answer.fields["offset"] != offset or total > BLOB_BYTES_MAX or offset + size > total
+                or download.total not in (None, total)):
+            return self._end_download(download, _misfit("the broker answered a download with something else"))
+        if download.total is None:
+            download.total, download.next = total, size
+        try:
+            download.take(total, offset, answer.body)
+        except Error as refused:
+            return self._end_download(download, refused)
+        download.received += size
+        if download.received >= total:
+            return self._end_download(download, None)
+        if size == 0:
+            return self._end_download(download, _misfit("the broker sent an empty piece of a blob"))
+        wanted = size if offset == 0 else min(self._engine.chunk_bytes, total - offset)
+        if size < wanted:   # a shorter piece than asked for: the rest of it once more
+            self._get(download, offset + size)
+        while not download.finished and download.under_way < WINDOW and download.next < total:
+            at, download.next = download.next, download.next + min(self._engine.chunk_bytes, total - download.next)
+            self._get(download, at)
+
+    def _end_download(self, download: _Download, error: Optional[Error]) -> None:
+        if not download.finished:
+            download.finished = True
+            download.done(error)
