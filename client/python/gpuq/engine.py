@@ -268,9 +268,9 @@ class Engine:
             elif action.kind == "beat":
                 self._send(wire.encode("Beat", {"sent_us": time.monotonic_ns() // 1000}, next(self._ids)), b"")
             elif action.kind == "resume":
+                self.hooks.resumed()    # first: it forgets the questions that it will ask anew
                 for asked in list(self._asked.values()):
                     self._send(asked.head, asked.body)
-                self.hooks.resumed()
             elif action.kind == "rewatch":
                 self.hooks.resumed()
             elif action.kind == "fail_all" and action.error is not None:

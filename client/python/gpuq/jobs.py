@@ -117,7 +117,7 @@ class Jobs(Hooks):
     def flush(self) -> None:
         while self._queue and self._in_flight < _SUBMITS_IN_FLIGHT:
             self._send_submit()
-        while self._to_watch:
+        while self._to_watch and self._engine.connected:
             some, self._to_watch = self._to_watch[:wire.ITEMS_MAX], self._to_watch[wire.ITEMS_MAX:]
             self._send_watch(some)
         if self._fetched and (len(self._fetched) >= wire.ITEMS_MAX or time.monotonic() >= self._fetched_due) and self._engine.connected:
