@@ -28,6 +28,7 @@ from . import wire
 T = TypeVar("T")
 PAGE = wire.ITEMS_MAX
 _OFFLOAD_BYTES = 1 << 20
+_CLOCKS_DIFFER = 60.0   # seconds that our clock and the broker's may be apart before a call's job expires under it
 
 
 class Wait(Generic[T]):
@@ -195,12 +196,12 @@ class Calls:
         return [found[raw] for raw in ids]
 
     async def run(self, spec: JobSpec, timeout: Optional[float], cancel_on_abandon: bool) -> JobResult:
-        """Submit, wait, check. With cancel_on_abandon the job has the call's deadline, too: it never starts for a caller who has left."""
+        """Submit, wait, check. With cancel_on_abandon the job has a deadline, too: it never starts long after a caller who died."""
         limit = self.engine.timeout if timeout is None else timeout
         raw = id_bytes(spec.id) if spec.id else new_id()
         spec = replace(spec, id=id_text(raw))
         if cancel_on_abandon and spec.deadline is None:
-            spec.deadline = datetime.timedelta(seconds=limit)
+            spec.deadline = datetime.timedelta(seconds=limit + _CLOCKS_DIFFER)
         try:
             await self.submit(spec, timeout)
             result = await self.wait(spec.id, timeout, False)
