@@ -8,7 +8,7 @@ README.md in this folder says how each number is made.
 import argparse, json, os, platform, subprocess, sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-OTHERS = {"queue": ["celery_bench.py", "rq_bench.py", "beanstalkd_bench.py"], "scheduler": []}
+OTHERS = {"queue": ["celery_bench.py", "rq_bench.py", "beanstalkd_bench.py"], "scheduler": [], "python": []}
 
 
 def machine():
@@ -46,6 +46,9 @@ def main():
 
     if args.name == "scheduler":
         command = [os.path.join(args.bin, "bin", "gpuq-scheduler-bench")]
+    elif args.name == "python":
+        python = subprocess.run([os.path.join(HERE, "..", "python", "python.sh")], capture_output=True, text=True).stdout.strip()
+        command = [python, os.path.join(HERE, "python_bench.py"), "--bin", args.bin, "--seconds", str(args.seconds)]
     else:
         command = [os.path.join(args.bin, "bin", "gpuq-bench"), args.name, "--seconds", str(args.seconds)]
     rows, rc = rows_of(command)

@@ -54,6 +54,12 @@ class Struct:
         self.array = form == "array"
         self.fields: List[Field] = []
         self.by_name: Dict[str, Field] = {}
+        self._rows: List[Tuple[str, Any, Read, Optional[Callable[[Any], Any]]]] = []    # of `fields`, unpacked faster
+
+    def sealed(self) -> "Struct":
+        self.by_name = {field.name: field for field in self.fields}
+        self._rows = [(field.name, field.default, field.read, field.write) for field in self.fields]
+        return self
 
     def read(self, raw: Any) -> Fields:
         out: Fields = {}
@@ -61,46 +67,41 @@ class Struct:
             if type(raw) is not list:
                 raise WireError(f"{self.name} is no array")
             present = len(raw)
-            for at, field in enumerate(self.fields):
+            for at, (name, default, read, _) in enumerate(self._rows):
                 value = raw[at] if at < present else None
-                out[field.name] = _default(field) if value is None else field.read(value)
+                out[name] = (default.copy() if type(default) in _MUTABLE else default) if value is None else read(value)
             return out
         if type(raw) is not dict:
             raise WireError(f"{self.name} is no map")
-        for field in self.fields:
-            value = raw.get(field.name)
-            out[field.name] = _default(field) if value is None else field.read(value)
+        for name, default, read, _ in self._rows:
+            value = raw.get(name)
+            out[name] = (default.copy() if type(default) in _MUTABLE else default) if value is None else read(value)
         return out
 
     def write(self, value: Fields) -> Any:
-        for name in value:
-            if name not in self.by_name:
-                raise WireError(f"{self.name} has no field {name!r}")
+        if not value.keys() <= self.by_name.keys():
+            raise WireError(f"{self.name} has no field {min(value.keys() - self.by_name.keys())!r}")
         if not self.array:
             out = {}
-            for field in self.fields:
-                here = value.get(field.name)
-                if here is not None and here != field.default:
-                    out[field.name] = field.write(here) if field.write else here
+            for name, default, _, write in self._rows:
+                here = value.get(name)
+                if here is not None and here != default:
+                    out[name] = write(here) if write else here
             return out
         row: List[Any] = []
-        for field in self.fields:
-            here = value.get(field.name)
-            if here is None:
-                here = field.default
-            # nil stands for every default; what has no room of its own (an empty id) is nil, other defaults are said
-            row.append(field.write(here) if field.write and here is not None else here)
-        while row and _is_default(value.get(self.fields[len(row) - 1].name), self.fields[len(row) - 1]):
-            row.pop()
+        said = 0
+        for name, default, _, write in self._rows:
+            here = value.get(name)
+            if here is None or here == default:
+                row.append(write(default) if write and default is not None else default)
+            else:
+                row.append(write(here) if write else here)
+                said = len(row)
+        del row[said:]      # trailing defaults are left out
         return row
 
 
-def _default(field: Field) -> Any:
-    return field.default.copy() if type(field.default) in (list, dict) else field.default
-
-
-def _is_default(value: Any, field: Field) -> bool:
-    return value is None or value == field.default
+_MUTABLE = (list, dict)
 
 
 STRUCTS: Dict[str, Struct] = {}
@@ -197,8 +198,7 @@ def _load() -> None:
             elif absent:
                 default = None
             made.fields.append(Field(field_name, kind, default, read, write))
-        made.by_name = {field.name: field for field in made.fields}
-        STRUCTS[name] = made
+        STRUCTS[name] = made.sealed()
         if made.number is not None:
             BY_NUMBER[made.number] = made
     for made in STRUCTS.values():   # a piece that is left out has the defaults of its own fields
@@ -206,7 +206,7 @@ def _load() -> None:
             if field.type in STRUCTS and field.default is None:
                 empty = STRUCTS[field.type].read([] if STRUCTS[field.type].array else {})
                 made.fields[at] = field._replace(default=empty)
-        made.by_name = {field.name: field for field in made.fields}
+        made.sealed()
 
 
 _load()

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""python_bench.py - rows of `./dev bench python`: what the Python client and Python models cost. Printed as JSON, one a line.
+
+Broker (managed Redis, fsync always), worker and this client are separate processes with CURVE on. A phase is a function that takes a Bed
+and yields rows; PHASES lists them, and a new one only has to be added there.
+"""
+import argparse
+import json
+import os
+import pathlib
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests/python"), str(ROOT / "client/python")]
+
+
+class Bed:
+    """What one phase runs on: a fresh broker, a worker when asked for, and a client."""
+
+    def __init__(self, seconds):
+        import gpuq
+        from brokers import Home
+        self.seconds = seconds
+        self.home = Home()
+        self.home.start_broker()
+        self.client = gpuq.Client(access_file=self.home.access("bench", "admin"), timeout=60)
+        self.worker = None
+
+    def with_worker(self):
+        if self.worker is None:
+            self.worker = self.home.start_worker()
+            self.client.run("echo", timeout=60)
+
+    def close(self):
+        self.client.close()
+        self.home.remove()
+
+
+def percentile(values, share):
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def submit(bed):
+    """Jobs with 200 B in calls of 10,000, no worker connected; counted when answered, on disk."""
+    import gpuq
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < bed.seconds:
+        answers = bed.client.submit_many([gpuq.JobSpec("echo", parts={"p": b"x" * 170}, watch=False) for _ in range(10_000)])
+        assert all(answer.ok for answer in answers)
+        count += len(answers)
+    yield "pyclient.submit_per_s", count / (time.monotonic() - began), "/s"
+
+
+def round_trips(bed, **spec):
+    took = []
+    began = time.monotonic()
+    while time.monotonic() - began < bed.seconds / 2:
+        start = time.perf_counter()
+        bed.client.run("echo", parts={"p": b"x" * 170}, **spec)
+        took.append((time.perf_counter() - start) * 1000)
+    return took
+
+
+def round_trip(bed):
+    """One echo job at a time on an idle system: from the call until its result is an object here."""
+    bed.with_worker()
+    took = round_trips(bed)
+    yield "pyclient.rtt_p50_ms", percentile(took, 0.5), "ms"
+    yield "pyclient.rtt_p99_ms", percentile(took, 0.99), "ms"
+
+
+def blobs(bed):
+    """256 MiB of random bytes up (hashed here, verified and fsynced there, answered) and down (verified here), three times; medians."""
+    size = 256 << 20
+    source = bed.home.root / "blob"
+    rates = {"put": [], "get": []}
+    for _ in range(3):
+        source.write_bytes(os.urandom(size))
+        start = time.perf_counter()
+        part = bed.client.upload(source)
+        rates["put"].append(size / 1e6 / (time.perf_counter() - start))
+        start = time.perf_counter()
+        bed.client.fetch_to(part, bed.home.root / "back")
+        rates["get"].append(size / 1e6 / (time.perf_counter() - start))
+    put, get = percentile(rates["put"], 0.5), percentile(rates["get"], 0.5)
+    yield "blob.put_mb_per_s", put, "MB/s"
+    yield "blob.get_mb_per_s", get, "MB/s"
+    yield "blob.mb_per_s", min(put, get), "MB/s"
+
+
+PHASES = [submit, round_trip, blobs]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", required=True, help="build folder")
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--only", default="", help="names of phases, separated by commas")
+    args = parser.parse_args()
+    os.environ.update(GPUQ_BIN_DIR=str(pathlib.Path(args.bin).resolve() / "bin"), GPUQ_SOURCE_DIR=str(ROOT))
+    for phase in PHASES:
+        if args.only and phase.__name__ not in args.only.split(","):
+            continue
+        bed = Bed(args.seconds)
+        try:
+            for name, value, unit in phase(bed):
+                print(json.dumps({"name": name, "value": value, "unit": unit}), flush=True)
+        finally:
+            bed.close()
+
+
+if __name__ == "__main__":
+    main()
