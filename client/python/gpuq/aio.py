@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from types import TracebackType
 from typing import (Any, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, List, Mapping, MutableMapping, Optional, Sequence, Tuple,
                     Type, TypeVar, Union)
@@ -32,6 +33,7 @@ class AsyncClient:
     def __init__(self, broker: str = "", *, access_file: Optional[str] = None, insecure: bool = False, name: str = "", timeout: float = 30.0,
                  connect_timeout: float = 10.0, acknowledge: bool = True) -> None:
         self._calls = Calls(broker, access_file, insecure, name, timeout, connect_timeout, acknowledge)
+        weakref.finalize(self, self._calls.engine.stop)     # forgotten, or the program ends: its thread ends, too
 
     async def close(self) -> None:
         """Fails what still waits (CANCELLED), says goodbye. Jobs go on."""

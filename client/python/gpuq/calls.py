@@ -28,6 +28,7 @@ from . import wire
 T = TypeVar("T")
 PAGE = wire.ITEMS_MAX
 _OFFLOAD_BYTES = 1 << 20
+_YEAR = 365 * 86400.0
 _CLOCKS_DIFFER = 60.0   # seconds that our clock and the broker's may be apart before a call's job expires under it
 
 
@@ -35,7 +36,8 @@ class Wait(Generic[T]):
     """TIMED_OUT (`late`) when the future is not filled in time; None = its own deadline ends it."""
 
     def __init__(self, future: "Future[T]", timeout: Optional[float] = None, late: Optional[Callable[[], Error]] = None) -> None:
-        self.future, self.timeout, self.late = future, timeout, late
+        self.future, self.late = future, late
+        self.timeout = timeout if timeout is None or timeout < _YEAR else None     # math.inf: for ever
 
     def __await__(self) -> Generator["Wait[T]", T, T]:
         value: T = yield self
@@ -200,7 +202,7 @@ class Calls:
         limit = self.engine.timeout if timeout is None else timeout
         raw = id_bytes(spec.id) if spec.id else new_id()
         spec = replace(spec, id=id_text(raw))
-        if cancel_on_abandon and spec.deadline is None:
+        if cancel_on_abandon and spec.deadline is None and limit < _YEAR:
             spec.deadline = datetime.timedelta(seconds=limit + _CLOCKS_DIFFER)
         try:
             await self.submit(spec, timeout)
@@ -253,16 +255,16 @@ class Calls:
         if isinstance(part, Part) and part.share and not part.blob:
             raise error_of("NOT_HERE", f"part {part.name!r} lies on share {part.share}", "read it there")
         blob = _digest_of(part)
-        data = bytearray()
+        pieces: Dict[int, bytes] = {}
+        hashed = _Hashed()
 
         def take(total: int, offset: int, piece: bytes) -> None:
-            if not data:
-                data.extend(bytes(total))
-            data[offset:offset + len(piece)] = piece
+            pieces[offset] = piece
+            hashed.add(offset, piece)
         await self._download(blob, take)
-        got = await Offload(lambda: hashlib.sha256(data).digest()) if len(data) > _OFFLOAD_BYTES else hashlib.sha256(data).digest()
-        _verify(blob, got)
-        return bytes(data)
+        data = b"".join([pieces[offset] for offset in sorted(pieces)])
+        _verify(blob, await Offload(lambda: hashed.digest(len(data), lambda: hashlib.sha256(data).digest())))
+        return data
 
     async def fetch_to(self, part: Union[Part, str], path: "os.PathLike[str] | str") -> None:
         """Streamed to a file: written beside it, verified, then renamed."""
@@ -274,8 +276,14 @@ class Calls:
                 _write_all(fd, part.data, 0)
             else:
                 blob = _digest_of(part)
-                await self._download(blob, lambda total, offset, piece: _write_all(fd, piece, offset))
-                _verify(blob, await Offload(lambda: _hash_of(fd)))
+                hashed = _Hashed()
+
+                def take(total: int, offset: int, piece: bytes) -> None:
+                    _write_all(fd, piece, offset)
+                    hashed.add(offset, piece)
+                await self._download(blob, take)
+                size = os.fstat(fd).st_size
+                _verify(blob, await Offload(lambda: hashed.digest(size, lambda: _hash_of(fd))))
             os.rename(temporary, target)
         except BaseException:
             os.unlink(temporary)
@@ -491,6 +499,21 @@ def _digest_of(part: Union[Part, str]) -> bytes:
 def _verify(blob: bytes, got: bytes) -> None:
     if blob != got:
         raise error_of("INTERNAL", f"blob {blob.hex()} arrived with other content than its name says", "gpuq doctor; the broker's disk may be damaged")
+
+
+class _Hashed:
+    """The digest of pieces, made while they come; they come in order, unless a link broke on the way."""
+
+    def __init__(self) -> None:
+        self._hash, self._next = hashlib.sha256(), 0
+
+    def add(self, offset: int, piece: bytes) -> None:
+        if offset == self._next:
+            self._hash.update(piece)
+            self._next += len(piece)
+
+    def digest(self, size: int, whole: Callable[[], bytes]) -> bytes:
+        return self._hash.digest() if self._next == size else whole()
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

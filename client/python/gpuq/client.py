@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import time
+import weakref
 from types import TracebackType
 from typing import Any, Coroutine, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
@@ -28,12 +29,13 @@ T = TypeVar("T")
 class Client:
     """`broker`: "tcp://host:7700", else from the access file; `access_file`: else $GPUQ_ACCESS_FILE, ~/.config/gpuq/client.json,
     /etc/gpuq/client.json; `insecure`: no keys, only to a broker started --insecure on this machine. `timeout`: seconds, of every call that
-    names none. A broker that never answered is given up on after `connect_timeout` (UNREACHABLE); one that did is waited for until each
+    names none (math.inf: for ever). A broker that never answered is given up on after `connect_timeout` (UNREACHABLE); one that did is waited for until each
     call's own deadline: a restart is no error. `acknowledge`: tell the broker which results arrived, so that it may drop them early."""
 
     def __init__(self, broker: str = "", *, access_file: Optional[str] = None, insecure: bool = False, name: str = "", timeout: float = 30.0,
                  connect_timeout: float = 10.0, acknowledge: bool = True) -> None:
         self._calls = Calls(broker, access_file, insecure, name, timeout, connect_timeout, acknowledge)
+        weakref.finalize(self, self._calls.engine.stop)     # forgotten, or the program ends: its thread ends, too
 
     def close(self) -> None:
         """Fails what still waits (CANCELLED), says goodbye. Jobs go on."""

@@ -415,6 +415,7 @@ class Engine:
             return self.hooks.notify(fields["items"], body)
         if message.name == "ClientWelcome":
             self.welcome = fields
+            self.inline_bytes_max = fields["inline_bytes_max"] or self.inline_bytes_max
             self.chunk_bytes = min(max(fields["blob_chunk_bytes"] or self.chunk_bytes, 4096), wire.FRAME_BYTES_MAX)
             return self._perform(self._link.welcomed(now, fields["term"], fields["beat_ms"] / 1000))
         if message.name == "BeatReply":

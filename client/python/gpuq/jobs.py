@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import time
+import weakref
 from collections import OrderedDict, deque
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Set
@@ -88,8 +89,10 @@ class Jobs(Hooks):
     def submit(self, batch: Batch, items: Sequence[Prepared], watch: bool, timeout: float) -> None:
         if batch.left == 0:
             return settle(batch.future, batch.answers)
-        self._batches.add(batch)
-        self._engine.later(timeout, lambda: self._late(batch))
+        if batch not in self._batches:
+            self._batches.add(batch)
+            known = weakref.ref(batch)      # its deadline may be an hour away: that must not keep ten thousand answers
+            self._engine.later(timeout, lambda: self._late(known()))
         for item in items:
             item.batch = batch
             batch.jobs.append(item.id)
@@ -203,8 +206,8 @@ class Jobs(Hooks):
         batch.done = True
         self._batches.discard(batch)
 
-    def _late(self, batch: Batch) -> None:
-        if batch.done:
+    def _late(self, batch: Optional[Batch]) -> None:
+        if batch is None or batch.done:
             return
         self._end(batch)
         error = batch.last if batch.last is not None and self._engine.connected else self._engine.late("the submit")

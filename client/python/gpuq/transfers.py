@@ -114,25 +114,26 @@ class Transfers:
     # ---- get
 
     def download(self, blob: bytes, take: Take, done: Done) -> None:
-        self._get(_Download(blob, take, done), 0)
+        self._get(_Download(blob, take, done), 0, self._engine.chunk_bytes)
 
-    def _get(self, download: _Download, offset: int) -> None:
+    def _get(self, download: _Download, offset: int, count: int) -> None:
         def answered(answer: Optional[Answer], error: Optional[Error]) -> None:
             download.under_way -= 1
             if not download.finished:
-                self._chunk_got(download, offset, answer, error)
+                self._chunk_got(download, offset, count, answer, error)
         download.under_way += 1
-        self._engine.ask("BlobGet", {"blob": download.blob, "offset": offset, "bytes_max": self._engine.chunk_bytes}, answered)
+        self._engine.ask("BlobGet", {"blob": download.blob, "offset": offset, "bytes_max": count}, answered)
 
-    def _chunk_got(self, download: _Download, offset: int, answer: Optional[Answer], error: Optional[Error]) -> None:
+    def _chunk_got(self, download: _Download, offset: int, count: int, answer: Optional[Answer], error: Optional[Error]) -> None:
         if answer is None:
             return self._end_download(download, error)
         total, size = answer.fields.get("total", -1), len(answer.body)
-        if (answer.name != "BlobGetReply" or answer.fields["offset"] != offset or total > BLOB_BYTES_MAX or offset + size > total
+        if (answer.name != "BlobGetReply" or answer.fields["offset"] != offset or total > BLOB_BYTES_MAX or size > count or offset + size > total
                 or download.total not in (None, total)):
             return self._end_download(download, _misfit("the broker answered a download with something else"))
+        count = min(count, total - offset)
         if download.total is None:
-            download.total, download.next = total, size
+            download.total, download.next = total, count
         try:
             download.take(total, offset, answer.body)
         except Error as refused:
@@ -142,12 +143,12 @@ class Transfers:
             return self._end_download(download, None)
         if size == 0:
             return self._end_download(download, _misfit("the broker sent an empty piece of a blob"))
-        wanted = size if offset == 0 else min(self._engine.chunk_bytes, total - offset)
-        if size < wanted:   # a shorter piece than asked for: the rest of it once more
-            self._get(download, offset + size)
+        if size < count:    # a shorter piece than asked for: the rest of it once more
+            self._get(download, offset + size, count - size)
         while not download.finished and download.under_way < WINDOW and download.next < total:
-            at, download.next = download.next, download.next + min(self._engine.chunk_bytes, total - download.next)
-            self._get(download, at)
+            at, more = download.next, min(self._engine.chunk_bytes, total - download.next)
+            download.next += more
+            self._get(download, at, more)
 
     def _end_download(self, download: _Download, error: Optional[Error]) -> None:
         if not download.finished:

@@ -1,5 +1,6 @@
 """What the client says and does when a broker is slow, restarts, changes its term, tells twice, or answers nonsense."""
 import asyncio
+import gc
 import hashlib
 import os
 import threading
@@ -9,7 +10,9 @@ import pytest
 
 import gpuq
 from gpuq import wire
+from brokers import until
 from gpuq.ids import id_bytes, id_text
+from gpuq.jobs import Batch
 from scripted import ScriptedBroker
 
 
@@ -59,6 +62,18 @@ def test_submits_of_many_callers_share_messages_and_a_message_holds_256(broker, 
     call = hands.submit(client.submit_many, [gpuq.JobSpec("echo") for _ in range(600)])
     sizes = [len(broker.answer_submit()[0]) for _ in range(3)]
     assert sizes == [256, 256, 88] and all(one.ok for one in call.result(10))
+
+
+def test_answered_batches_are_not_kept_until_their_deadline_and_forgotten_clients_end(broker, hands):
+    made = gpuq.Client(broker.endpoint, insecure=True, timeout=3600)
+    call = hands.submit(made.submit_many, [gpuq.JobSpec("echo", watch=False) for _ in range(10)])
+    broker.answer_submit()
+    assert len(call.result(10)) == 10
+    del call
+    until(lambda: gc.collect() is not None and not any(isinstance(one, Batch) for one in gc.get_objects()), "the batch is gone", 10)
+    thread = made._calls.engine._thread
+    del made
+    until(lambda: gc.collect() is not None and not thread.is_alive(), "its thread ended", 10)
 
 
 def test_after_a_lost_link_everything_unanswered_is_said_again_under_the_same_ids(broker, client, hands):
@@ -154,7 +169,7 @@ def test_a_download_that_is_not_what_its_name_says_is_refused(broker, client, ha
         while got < len(data):
             message, _ = broker.next("BlobGet")
             offset = message.fields["offset"]
-            piece = data[offset:offset + 50_000]        # shorter than asked for
+            piece = data[offset:offset + min(message.fields["bytes_max"], 50_000)]      # shorter than asked for
             got += len(piece)
             broker.say("BlobGetReply", {"blob": message.fields["blob"], "total": len(data), "offset": offset}, message.request,
                        piece if honest else bytes(len(piece)))
