@@ -201,7 +201,7 @@ class Calls:
         """Submit, wait, check. With cancel_on_abandon the job has a deadline, too: it never starts long after a caller who died."""
         limit = self.engine.timeout if timeout is None else timeout
         raw = id_bytes(spec.id) if spec.id else new_id()
-        spec = replace(spec, id=id_text(raw))
+        spec = replace(spec, id=id_text(raw), watch=True)
         if cancel_on_abandon and spec.deadline is None and limit < _YEAR:
             spec.deadline = datetime.timedelta(seconds=limit + _CLOCKS_DIFFER)
         try:

@@ -200,6 +200,38 @@ def test_nonsense_is_dropped_or_refused_but_hangs_nobody(broker, client, hands):
     assert error.value.code == "BAD_MESSAGE"
 
 
+def test_infer_and_synthesize_send_what_a_worker_reads_and_give_what_it_answers(broker, client, hands):
+    weights = gpuq.Tensor("f4", (2,), bytes(8))
+    large = gpuq.Tensor("u1", (100_000,), os.urandom(100_000))
+    call = hands.submit(client.infer, "net@v3", {"x": weights, "options": {"k": 1}}, params={"topk": 5}, priority=9)
+    (item,), (payload,) = broker.answer_submit()
+    body = wire.decode_body("JobBody", payload)
+    assert (item["kind"], item["model"], item["job_class"], item["priority"], body["params"]) == ("infer", "net@v3", 0, 9, {"topk": "5"})
+    assert [(part["name"], part["media"], part["bytes"]) for part in body["parts"]] == [
+        ("x", "application/x-gpuq-tensor", weights.encode()), ("options", "application/json", b'{"k": 1}')]
+    blob = hashlib.sha256(large.encode()).digest()
+    broker.nothing("Watch", for_s=0.2)
+    broker.notify(item["id"], result={"parts": [
+        {"name": "y", "media": "application/x-gpuq-tensor", "bytes": weights.encode()}, {"name": "j", "media": "application/json", "bytes": b"[1]"},
+        {"name": "big", "media": "application/x-gpuq-tensor", "blob": blob, "blob_bytes": len(large.encode())}]})
+    while not call.done():
+        message, _ = broker.next("BlobGet", "Fetched")
+        if message.name == "Fetched":
+            break       # only once the blob was read, too
+        offset = message.fields["offset"]
+        broker.say("BlobGetReply", {"blob": blob, "total": len(large.encode()), "offset": offset}, message.request,
+                   large.encode()[offset:offset + message.fields["bytes_max"]])
+    outputs = call.result(10)
+    assert sorted(outputs) == ["big", "j", "y"] and outputs["j"] == [1] and bytes(outputs["big"]) == large.data and list(outputs["y"]) == [0, 0]
+    assert outputs.result.id == id_text(item["id"])
+
+    call = hands.submit(client.synthesize, "faces", 2, seed=7)
+    (item,), (payload,) = broker.answer_submit()
+    assert (item["kind"], item["job_class"], wire.decode_body("JobBody", payload)["params"]) == ("synthesize", 2, {"count": "2", "seed": "7"})
+    broker.notify(item["id"], result={"parts": [{"name": f"{n}.png", "media": "image/png", "bytes": b"png%d" % n} for n in range(2)]})
+    assert call.result(10) == [b"png0", b"png1"]
+
+
 def test_a_coroutine_cancelled_before_its_submit_is_answered_cancels_the_job_once_it_is(broker):
     async def story():
         async with gpuq.AsyncClient(broker.endpoint, insecure=True, timeout=15) as client:
