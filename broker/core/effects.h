@@ -64,6 +64,7 @@ struct Assign {
   Duration timeout{};
   std::uint32_t body_bytes{};
   std::string owner;
+  std::uint8_t pause_for{};          ///< bit n: held by its worker while JobClass n has work on its device
   bool operator==(const Assign&) const = default;
 };
 struct Preempt { PeerId peer; std::uint64_t number{}; Grant grant; std::string reason; Duration deadline{}; bool operator==(const Preempt&) const = default; };

@@ -59,6 +59,15 @@ std::uint8_t Policy::rank(JobClass c) const {
   return static_cast<std::uint8_t>(std::find(ladder.begin(), ladder.end(), c) - ladder.begin());
 }
 
+std::uint8_t Policy::pauses_for(JobClass c, OnPreempt wish) const {
+  unsigned bits = 0;
+  for (const JobClass other : of(c).pause_for) bits |= 1U << static_cast<unsigned>(other);
+  if (bits == 0 && wish == OnPreempt::pause)
+    for (const JobClass other : ladder)
+      if (rank(other) < rank(c)) bits |= 1U << static_cast<unsigned>(other);
+  return static_cast<std::uint8_t>(bits);
+}
+
 bool Policy::excludes(JobClass a, JobClass b) const { return has(of(a).not_beside, b) || has(of(b).not_beside, a); }
 
 }  // namespace gq::core

@@ -115,6 +115,8 @@ struct Policy {
   [[nodiscard]] const ClassPolicy& of(JobClass c) const { return classes[static_cast<std::size_t>(c)]; }
   ClassPolicy& of(JobClass c) { return classes[static_cast<std::size_t>(c)]; }
   [[nodiscard]] std::uint8_t rank(JobClass c) const;   ///< 0 = highest
+  /// Bit n: a job of class `c` is held beside class n. One that asks to be paused is, for every class above its own if the policy names none.
+  [[nodiscard]] std::uint8_t pauses_for(JobClass c, OnPreempt wish) const;
   [[nodiscard]] bool excludes(JobClass a, JobClass b) const;  ///< either is not_beside the other
   [[nodiscard]] const Window* window(WindowIndex i) const { return i == kAlways ? nullptr : &windows[i]; }
   bool operator==(const Policy&) const = default;

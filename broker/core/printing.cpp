@@ -108,6 +108,7 @@ void print(std::ostream& out, const Assign& m) {
   if (m.granted.value != 0) out << " granted=" << m.granted.value;
   if (!m.model.name.empty()) out << " model=" << m.model.name << '@' << m.model.version;
   if (!m.resume.blob.empty()) out << " resume@" << m.resume.step;
+  if (m.pause_for != 0) out << " pauses_for=" << int{m.pause_for};
 }
 void print(std::ostream& out, const Preempt& m) { out << "preempt no " << m.number << " to " << m.peer << ": " << m.grant << " (" << m.reason << ')'; }
 void print(std::ostream& out, const Cancel& m) { out << "cancel no " << m.number << " to " << m.peer << ": " << m.grant << " (" << m.reason << ')'; }

@@ -92,6 +92,7 @@ wire::AssignItem to_wire(core::Assign&& a) {
   item.resume = a.resume.blob;
   item.resume_step = a.resume.step;
   item.owner = std::move(a.owner);
+  item.pause_for = a.pause_for;
   return item;
 }
 

@@ -306,6 +306,17 @@ std::function<std::optional<gpuq::Part>(const std::string&, const std::string&)>
 
 namespace {
 
+/// Said once in this person's life with gpuq, and only to who has not chosen.
+void explain_on_preempt(Cli& cli) {
+  const std::string mark = state_dir() + "/told-on-preempt";
+  std::error_code ignored;
+  if (fs::exists(mark, ignored)) return;
+  fs::create_directories(state_dir(), ignored);
+  if (!std::ofstream(mark, std::ios::app)) return;   // who cannot be remembered would be told each time
+  cli.note("when a higher class needs its memory, this script starts over from nothing; --on-preempt checkpoint (and gpuq.job in the script) keeps what it has, "
+           "pause only shares the card, never stays");
+}
+
 /// The folder goes ahead of the job, pack by pack; what the blob store has already is only named.
 void send_snapshot(Cli& cli, gpuq::Client& client, gpuq::JobSpec& job) {
   const auto list = list_snapshot(job.cwd);
@@ -337,6 +348,7 @@ int run_submit(Cli& cli, SubmitArguments& a) {
   if (a.had_dashes && a.kind.empty()) a.kind = "command";
   gpuq::Client& client = cli.client(a.wait || a.follow);
   if (!a.workdir.empty() && a.kind == "command") send_snapshot(cli, client, plan->jobs.front());
+  if (a.kind == "command" && a.on_preempt.empty() && !cli.is_json()) explain_on_preempt(cli);
   const auto answers = client.submit(plan->jobs);
   for (const gpuq::Submitted& answer : answers)
     if (answer.ok) remember_last(answer.id);

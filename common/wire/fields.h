@@ -48,7 +48,7 @@ GQ_SHAPE(NotifyItem, array, F(id), FMAX(state, kStateMax), F(attempt), F(payload
          F(device), F(model_version), F(code), F(what), F(blobs))
 GQ_SHAPE(Notify, array, FMAX(items, kItemsMax))
 GQ_SHAPE(AssignItem, array, F(number), F(grant), F(lane), F(kind), F(payload_bytes), FMAX(job_class, kClassMax), FMAX(priority, 9), F(devices),
-         F(granted_mib), FMAX(on_preempt, kOnPreemptMax), F(exclusive), F(timeout_us), F(owner), F(model), F(resume), F(resume_step))
+         F(granted_mib), FMAX(on_preempt, kOnPreemptMax), F(exclusive), F(timeout_us), F(owner), F(model), F(resume), F(resume_step), F(pause_for))
 GQ_SHAPE(Assign, array, F(term), FMAX(items, kItemsMax))
 GQ_SHAPE(Started, array, FMAX(grants, kItemsMax))
 GQ_SHAPE(EndedItem, array, F(grant), FMAX(outcome, kOutcomeMax), F(started), F(payload_bytes), F(code), F(what), F(blobs), F(checkpoint),

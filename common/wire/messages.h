@@ -170,6 +170,7 @@ struct Pull { std::vector<Lane> opened; std::vector<std::uint16_t> closed; std::
 struct AssignItem {
   std::uint64_t number{}; Grant grant; std::uint16_t lane{}; std::vector<std::string> devices; std::int64_t granted_mib{}; std::string kind; std::uint8_t job_class{}, priority{}, on_preempt{};
   bool exclusive{}; std::int64_t timeout_us{}; Model model; BlobDigest resume; std::uint64_t resume_step{}; std::string owner; std::uint32_t payload_bytes{};
+  std::uint8_t pause_for{};   ///< bit n: to be held while JobClass n has work on one of its devices here
   bool operator==(const AssignItem&) const = default;
 };
 struct Assign { Term term{}; std::vector<AssignItem> items; bool operator==(const Assign&) const = default; };

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """scripts.py BIN - the example scripts of client/python/examples as jobs: unmodified, and with five lines of gpuq.job."""
 import hashlib
+import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import unittest
 
-from gpuq_up import UpStory, until
+from gpuq_up import UpStory, alive, children_of, until
 
 CLIENT = pathlib.Path(__file__).resolve().parents[2] / "client/python"
 EXAMPLES = CLIENT / "examples"
@@ -24,29 +26,30 @@ class Scripts(UpStory):
         self.assert_ran(self.gpuq("wait", job, "--timeout", "120s", timeout=150))
         return self.status(job)
 
-    def undisturbed(self, name="train_plain.py"):
+    def undisturbed(self, name="train_plain.py", steps=None):
         """The weights that the script alone comes to, without gpuq."""
         path = self.home.root / f"alone-{name}.json"
-        subprocess.run([sys.executable, EXAMPLES / name, "--steps", str(self.steps), "--weights", path], env={"PYTHONPATH": str(CLIENT)}, check=True, capture_output=True, cwd=self.home.root)
+        subprocess.run([sys.executable, EXAMPLES / name, "--steps", str(steps or self.steps), "--weights", path], env={"PYTHONPATH": str(CLIENT)}, check=True, capture_output=True, cwd=self.home.root)
         return path.read_bytes()
 
     def test_a_script_with_five_lines_leaves_at_three_random_points_and_comes_to_the_same_weights_bit_by_bit(self):
-        alone = self.undisturbed("train_five_lines.py")
-        self.assertEqual(alone, self.undisturbed(), "outside gpuq the five lines change nothing")
+        alone = self.undisturbed("train_five_lines.py", 2 * self.steps)
+        self.assertEqual(alone, self.undisturbed(steps=2 * self.steps), "outside gpuq the five lines change nothing")
         seed = random.randrange(1 << 30)
         print(f"seed {seed}", file=sys.stderr)
-        points = sorted(random.Random(seed).sample(range(self.steps // 20, self.steps // 2), 3))
+        steps = 2 * self.steps
+        points = sorted(random.Random(seed).sample(range(steps // 40, steps // 4), 3))
         weights = self.home.root / "five.json"
-        job = self.script("train_five_lines.py", "--steps", self.steps, "--weights", weights, options=["--on-preempt", "checkpoint"])
+        job = self.script("train_five_lines.py", "--steps", steps, "--weights", weights, options=["--on-preempt", "checkpoint"])
         left = []
         for point in points:
-            until(lambda: (lambda s: s["state"] == "running" and s["progress_step"] >= max([point, *left]))(self.status(job)), f"step {point} is reached")
+            until(lambda: (lambda s: s["attempt"] == len(left) + 1 and s["progress_step"] > max([point, *left]))(self.status(job)), f"step {point} is reached")
             self.assert_ran(self.gpuq("preempt", job))
             left.append(until(lambda: (lambda s: s["checkpoint_step"] if s["preemptions"] == len(left) + 1 else 0)(self.status(job)), "it left"))
         done = self.finished(job)
         self.assertEqual((done["state"], done["attempt"], done["preemptions"], done["failures"], done["losses"]), ("succeeded", 4, 3, 0, 0), done)
         self.assertEqual(sorted(set(left)), left, "each attempt went on where the one before had left")
-        self.assertLess(left[-1], self.steps)
+        self.assertLess(left[-1], steps)
         self.assertEqual(weights.read_bytes(), alone, f"seed {seed}")
 
     def test_a_script_that_knows_nothing_of_gpuq_starts_over_and_loses_nothing_but_time(self):
@@ -57,6 +60,67 @@ class Scripts(UpStory):
         done = self.finished(job)
         self.assertEqual((done["state"], done["attempt"], done["preemptions"], done["checkpoint_step"]), ("succeeded", 2, 1, 0), done)
         self.assertEqual(weights.read_bytes(), self.undisturbed())
+
+
+    def process_of(self, name):
+        """(pid, state) of the running script, as the kernel tells."""
+        for pid, _ in children_of(self.home.up_process.pid):
+            try:
+                proc = pathlib.Path(f"/proc/{pid}")
+                if name.encode() in (proc / "cmdline").read_bytes():
+                    return pid, (proc / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+        return None, None
+
+    def paused(self, *words):
+        """train_plain.py, held by an inference job that runs until the file `served` is there."""
+        job = self.script("train_plain.py", *words, options=["--on-preempt", "pause", "--vram", "1GiB"])   # room for both
+        until(lambda: "step 100 " in self.gpuq("logs", job).stdout, "it trains")
+        serving = self.submitted("--class", "inference", "--vram", "1GiB", "--", "sh", "-c", "while [ ! -e served ]; do sleep 0.02; done")
+        until(lambda: self.process_of("train_plain.py")[1] == "T", "the group is stopped")
+        return job, serving
+
+    def tearDown(self):
+        for job in self.lines(self.gpuq("list", "--active", "-o", "jsonl")):
+            self.gpuq("cancel", job["id"])
+        until(lambda: self.gpuq("list", "--active", "-o", "jsonl").stdout == "", "nothing is left")
+        (self.home.root / "served").unlink(missing_ok=True)
+
+    def test_a_script_that_knows_nothing_of_gpuq_stands_still_beside_inference_then_goes_on_and_loses_nothing(self):
+        weights = self.home.root / "paused.json"
+        job, serving = self.paused("--steps", self.steps, "--weights", weights)
+        pid, _ = self.process_of("train_plain.py")
+        shown = until(lambda: (lambda m: m if m.get("paused_s", 0) > 0 else None)(self.status(job)["metrics"]), "status tells how long")
+        self.assertIn("paused", shown)
+        until(lambda: self.process_of("train_plain.py")[1] not in ("T", None), "it runs a slice all the same")
+        until(lambda: self.process_of("train_plain.py")[1] == "T", "and stands still again")
+        self.assertEqual(self.status(serving)["state"], "running")
+        (self.home.root / "served").touch()
+        until(lambda: self.process_of("train_plain.py")[1] != "T", "the inference has ended")
+        done = self.finished(job)
+        self.assertEqual((done["state"], done["attempt"], done["preemptions"]), ("succeeded", 1, 0), done)
+        self.assertEqual(weights.read_bytes(), self.undisturbed())
+        self.assertFalse(alive(pid))
+
+    def test_a_paused_script_that_is_cancelled_or_must_give_its_memory_hears_it(self):
+        job, _ = self.paused("--steps", 10**9)
+        self.assert_ran(self.gpuq("preempt", job))
+        again = until(lambda: (lambda s: s if s["attempt"] == 2 else None)(self.status(job)), "a pause frees no memory: it started over")
+        self.assertEqual((again["preemptions"], again["failures"], again["losses"]), (1, 0, 0))
+        until(lambda: self.process_of("train_plain.py")[1] == "T", "and is held again")
+        pid, _ = self.process_of("train_plain.py")
+        self.assert_ran(self.gpuq("cancel", job))
+        self.until_state(job, "cancelled")
+        until(lambda: not alive(pid), "it is gone")
+
+    def test_a_worker_that_dies_leaves_nothing_stopped_behind(self):
+        job, _ = self.paused("--steps", 10**9)
+        script, _ = self.process_of("train_plain.py")
+        worker = next(pid for pid, name in children_of(self.home.up_process.pid) if name == "gpuq-worker")
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: not alive(script), "what was stopped is dead")
+        self.assertIn(job, [j["id"] for j in self.lines(self.gpuq("list", "--active", "-o", "jsonl"))], "it is not lost with it")
 
 
 class Places(UpStory):
@@ -71,6 +135,22 @@ class Places(UpStory):
 
     def ran(self, *words, code=0, **more):
         return self.assert_ran(self.gpuq("submit", "--follow", *words, **more), code)
+
+    def test_who_has_not_chosen_what_happens_on_preemption_is_told_once(self):
+        (self.home.data / "told-on-preempt").unlink(missing_ok=True)   # other tests submit, too
+        first = self.submitted_words("--", "true")
+        self.assertIn("starts over from nothing; --on-preempt checkpoint", first.stderr)
+        self.assertNotIn("starts over", self.submitted_words("--", "true").stderr)
+
+    def submitted_words(self, *words):
+        return self.assert_ran(self.gpuq("submit", *words))
+
+    def test_a_script_that_promised_a_checkpoint_and_left_without_one_reads_it_in_its_log(self):
+        job = self.submitted("--on-preempt", "checkpoint", "--", "sh", "-c", "[ $GPUQ_ATTEMPT = 2 ] || { echo ready; exec sleep 600; }")
+        until(lambda: "ready" in self.gpuq("logs", job).stdout, "it runs")
+        self.assert_ran(self.gpuq("preempt", job))
+        self.assert_ran(self.gpuq("wait", job, "--timeout", "60s"))
+        self.assertIn("[gpuq] it left without a checkpoint", self.gpuq("logs", job).stdout)
 
     def test_where_the_worker_sees_the_folder_it_runs_in_it_also_with_workdir(self):
         here = self.folder("here", train_py="print('trained')")

@@ -10,7 +10,7 @@ import zlib
 from gpuq_up import UpStory, until
 
 # The model (1 GiB) does not fit beside the training (2 GiB), nor the training beside the model: both must give way once.
-POLICY = '[policy]\nmodel_idle_min = "200ms"\n[class.training]\nmin_run = "0s"\n'
+POLICY = '[policy]\nmodel_idle_min = "200ms"\n[class.training]\nmin_run = "0s"\npause_for = ["inference"]\n'
 STEPS = 60
 
 
@@ -42,9 +42,9 @@ class TrainingYields(UpStory):
     up_words = ("--devices", "cpu", "--worker-option", "--cpu-memory", "--worker-option", "2560MiB")
     policy = POLICY
 
-    def train(self):
+    def train(self, data="boards", *options):
         words = [f"--set={key}={value}" for key, value in {"steps": STEPS, "batch": 2, "imgsz": 64, "amp": "off", "seed": 3, "checkpoint_every": 0, "val_fraction": 0}.items()]
-        return self.submitted("train.detector", *words, self.home.root / "boards")
+        return self.submitted("train.detector", *options, *words, self.home.root / data)
 
     def weights_of(self, job):
         """The hash of the tensors in its artefact: all bytes behind the header, which also tells of speed and time."""
@@ -54,6 +54,21 @@ class TrainingYields(UpStory):
         file, = (path for path in folder.rglob("*") if path.is_file())
         data = file.read_bytes()
         return hashlib.sha256(data[8 + struct.unpack("<Q", data[:8])[0]:]).hexdigest()
+
+    def test_a_training_beside_inference_stands_still_and_ends_with_the_weights_of_one_that_was_alone(self):
+        draw_boards(self.home.root / "held", 12)
+        training = self.train("held", "--vram", "2GiB")   # room for both
+        until(lambda: 5 <= self.status(training)["progress_step"] < STEPS, "it trains")
+        serving = self.submitted("--class", "inference", "--vram", "64MiB", "--", "sh", "-c", "while [ ! -e served ]; do sleep 0.02; done")
+        until(lambda: self.status(training)["metrics"].get("paused") == 1, "it stands still")
+        self.assertEqual(self.status(serving)["state"], "running")
+        (self.home.root / "served").touch()
+        held = self.weights_of(training)
+        done = self.status(training)
+        self.assertEqual((done["attempt"], done["preemptions"]), (1, 0), done)
+        self.assertGreater(done["metrics"]["paused_s"], 0)
+        alone = self.train("held")
+        self.assertEqual(held, self.weights_of(alone), "bit by bit")
 
     def test_a_training_that_gave_way_to_detect_jobs_ends_with_the_weights_of_one_that_did_not(self):
         draw_boards(self.home.root / "boards", 12)

@@ -38,7 +38,7 @@ void train(Channel& link, const Frame& run) {
   const std::uint64_t steps = std::strtoull(std::string(run.text("param.steps")).c_str(), nullptr, 10);
   link.send({Type::started, run.id, {}});
   std::fprintf(stderr, "training from step %llu\n", static_cast<unsigned long long>(step));
-  for (;;) {
+  for (bool held = false;;) {
     Frame frame;
     std::string error;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -54,8 +54,13 @@ void train(Channel& link, const Frame& run) {
         link.send(Frame{Type::failed, run.id, {}}.add("code", "CANCELLED").add("what", "as asked"));
         return;
       }
+      if (frame.type == Type::hold || frame.type == Type::go) {
+        held = frame.type == Type::hold;
+        std::fprintf(stderr, "%s at step %llu\n", held ? "held" : "goes on", static_cast<unsigned long long>(step));
+      }
       if (frame.type == Type::ping) link.send({Type::pong, frame.id, {}});
     }
+    if (held) continue;
     ++step;
     link.send(Frame{Type::progress, run.id, {}}.add("step", static_cast<std::int64_t>(step)).add("total", static_cast<std::int64_t>(steps)).add("metric.loss", 1.0 / static_cast<double>(step)));
     if (step == steps / 2) save(link, run, step);

@@ -238,5 +238,66 @@ TEST_F(WorkerChildren, simulated_cards_are_offered_and_their_children_run_on_the
   EXPECT_EQ(final_of(infer()).state, JobState::succeeded);
 }
 
+struct WorkerPauses : WorkerChildren {
+  void SetUp() override {
+    std::ofstream(dir.path("gpuq.toml")) << "[class.training]\npause_for = [\"inference\"]\n";
+    policy = {"--config", dir.path("gpuq.toml")};
+    WorkerChildren::SetUp();
+  }
+};
+
+TEST_F(WorkerPauses, a_trainer_stands_still_while_inference_is_queued_or_runs_on_its_device) {
+  start_worker({"--pause-slice", "0s"});
+  final_of(infer());   // the model is warm
+  const JobId training = train("1000000");
+  until_running(training);
+  loop.until([&] { return client->status(training).progress_step > 3; }, "it trains");
+  wire::JobBody gate;
+  gate.params = {{"do", "wait"}, {"gate", dir.path("gate")}};
+  gate.parts.push_back({"x", "application/octet-stream", "input", {}, 0, ""});
+  auto item = job("infer");
+  item.model = "yolo";
+  const JobId held_for = submit(item, gate);
+  until_file(dir.path("gate") + ".waiting");
+  loop.until([&] { return client->status(training).last_lines.find("held at step") != std::string::npos; }, "it is told to stand still");
+  loop.until([&] { return client->status(training).metrics["paused"] == 1; }, "status says so");
+  EXPECT_EQ(client->status(training).last_lines.find("goes on"), std::string::npos);
+  std::ofstream(dir.path("gate")) << "open";
+  EXPECT_EQ(final_of(held_for).state, JobState::succeeded);
+  loop.until([&] { return client->status(training).last_lines.find("goes on at step") != std::string::npos; }, "it may go on");
+  const auto step = client->status(training).progress_step;
+  loop.until([&] { return client->status(training).progress_step > step; }, "it trains again");
+  const auto shown = client->status(training);
+  EXPECT_EQ(shown.metrics.at("paused"), 0);
+  EXPECT_GT(shown.metrics.at("paused_s"), 0);
+  EXPECT_EQ(shown.attempt, 1U);
+}
+
+TEST_F(WorkerPauses, a_held_trainer_that_must_leave_saves_and_yields) {
+  start_worker({"--pause-slice", "0s"});
+  auto small = job("train.detector");
+  small.budget_min_mib = small.budget_max_mib = 512;   // room for both: a pause frees none
+  wire::JobBody endless;
+  endless.params["steps"] = "1000000";
+  const JobId training = submit(small, endless);
+  until_running(training);
+  loop.until([&] { return client->status(training).progress_step > 3; }, "it trains");
+  auto wait = job("command");
+  wait.job_class = static_cast<std::uint8_t>(JobClass::inference);
+  wait.budget_min_mib = wait.budget_max_mib = 256;
+  wire::JobBody body;
+  body.argv = {"/bin/sh", "-c", "while [ ! -e " + dir.path("gate") + " ]; do sleep 0.02; done"};
+  const JobId serving = submit(wait, body);
+  loop.until([&] { return client->status(training).last_lines.find("held at step") != std::string::npos; }, "it stands still");
+  wire::Command ask;
+  ask.verb = "preempt";
+  ask.jobs = {training};
+  admin->ask<wire::CommandReply>(ask);
+  loop.until([&] { return client->status(training).preemptions == 1; }, "it left with its state saved");
+  EXPECT_GT(client->status(training).checkpoint_step, 0U);
+  std::ofstream(dir.path("gate")) << "open";
+  EXPECT_EQ(final_of(serving).state, JobState::succeeded);
+}
+
 }  // namespace
 }  // namespace gq::test

@@ -30,7 +30,12 @@ struct WorkerStory : BrokerStory {
   std::vector<std::string> worker_options;
   std::vector<std::string> worker_environment;
 
-  void SetUp() override { start({"--memory-store"}); }
+  std::vector<std::string> policy;   ///< more words for the broker
+  void SetUp() override {
+    std::vector<std::string> words{"--memory-store"};
+    words.insert(words.end(), policy.begin(), policy.end());
+    start(words);
+  }
   void TearDown() override {
     if (HasFailure()) std::fprintf(stderr, "---- worker\n%s\n", program.log().c_str());
     if (program.running()) {

@@ -121,7 +121,10 @@ class JobStory(unittest.TestCase):
 
                     if __name__ == "__main__":
                         job.should_yield()
-                        pool = multiprocessing.get_context("{method}").Pool(2)
+                        context = multiprocessing.get_context("{method}")
+                        both = context.Barrier(3)
+                        pool = context.Pool(2, both.wait)
+                        both.wait()                                     # both have begun
                         print(pool.map(double, range(4)), flush=True)
                         while not job.should_yield(): time.sleep(0.01)
                         print(pool.map(double, range(4)), flush=True)   # the same two processes serve on

@@ -32,6 +32,8 @@ enum class Type : std::uint8_t {
   preempt = 6,  ///< id, deadline_ms
   stop = 7,     ///< finish what runs, then exit 0
   ping = 8,     ///< id: answer pong with the same id from the loop that reads this socket
+  hold = 9,     ///< id: stand still before the next micro-step until go, preempt, cancel or stop; told to trainers only
+  go = 10,      ///< id
   // child -> supervisor
   ready = 32,   ///< protocol, pid, device_name, context_mib, kinds…
   loaded = 33,  ///< used_mib, batch_max, metadata

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <filesystem>
@@ -22,6 +23,8 @@ namespace {
 
 using child::Frame;
 using child::Type;
+
+constexpr auto kHeldLook = std::chrono::milliseconds(50);
 
 class TrainerChild {
  public:
@@ -55,6 +58,8 @@ class TrainerChild {
         case Type::ping: channel_.send({.type = Type::pong, .id = frame.id, .fields = {}}); break;
         case Type::preempt: asked_to_leave = true; break;
         case Type::cancel: cancelled_ = true; break;
+        case Type::hold: held_ = true; break;
+        case Type::go: held_ = false; break;
         case Type::run: take(std::move(frame)); break;
         case Type::stop: {
           const std::lock_guard lock(mutex_);
@@ -64,6 +69,7 @@ class TrainerChild {
         }
         default: break;
       }
+      changed_.notify_all();
       frame = {};
     }
   }
@@ -141,6 +147,11 @@ class TrainerChild {
     };
     out.log = [this, id](const std::string& text) { log(id, text); };
     out.should_yield = [] { return asked_to_leave.load(); };
+    out.stand_while_held = [this] {
+      std::unique_lock lock(mutex_);
+      // A signal handler notifies nobody, so what it sets is looked at now and then.
+      while (held_ && !cancelled_ && !stopped_ && !asked_to_leave) changed_.wait_for(lock, kHeldLook);
+    };
     out.should_cancel = [this] { return cancelled_.load(); };
     out.should_save = [] { return asked_to_save.exchange(false); };
     out.released = [this, id](std::int64_t step) {
@@ -178,7 +189,7 @@ class TrainerChild {
   std::condition_variable changed_;
   std::optional<Frame> job_;
   bool taken_{}, stopped_{};
-  std::atomic<bool> cancelled_{};
+  std::atomic<bool> cancelled_{}, held_{};
 };
 
 }  // namespace

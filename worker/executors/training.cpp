@@ -28,6 +28,7 @@ class Trainer {
   Expected<TrainResult> run() {
     if (auto ok = prepare(); !ok) return ok.failure();
     while (step_ < params_.steps) {
+      hooks_.stand_while_held();
       if (hooks_.should_cancel()) return TrainResult{.end = TrainEnd::cancelled, .step = step_, .model_path = {}, .metrics_json = {}, .weights_hash = {}, .names = {}};
       if (hooks_.should_yield()) return leave();
       if (hooks_.should_save() || (params_.checkpoint_every > 0 && step_ > first_step_ && step_ % params_.checkpoint_every == 0)) {

@@ -40,6 +40,7 @@ struct TrainHooks {
   std::function<void(const TrainProgress&)> progress = [](const auto&) {};
   std::function<void(const std::string&)> log = [](const auto&) {};
   std::function<bool()> should_yield = [] { return false; };    ///< asked before every micro-step
+  std::function<void()> stand_while_held = [] {};               ///< called before every micro-step; returns when it may compute
   std::function<bool()> should_cancel = [] { return false; };
   std::function<bool()> should_save = [] { return false; };     ///< asked like should_yield: save and go on
   std::function<void(std::int64_t)> released = [](auto) {};     ///< device memory is free; the checkpoint is not yet durable

@@ -6,13 +6,14 @@ namespace gq::worker {
 namespace {
 
 constexpr Duration kLogInterval = 200ms;
+constexpr Duration kPauseInterval = 1s;
 
 void warn_not_saved(const Grant& grant, const Error& why) { gq::log::warn("checkpoint_not_saved", {{"job", to_string(grant.job)}, {"reason", why.what}}); }
 
 }  // namespace
 
 AttemptRun::AttemptRun(ChildContext& context, Job j, Allotment memory, std::function<void(const Grant&)> forget)
-    : c(context), job(std::move(j)), memory_(std::move(memory)), forget_(std::move(forget)), log_timer_(context.io) {}
+    : c(context), job(std::move(j)), memory_(std::move(memory)), forget_(std::move(forget)), log_timer_(context.io), pause_timer_(context.io) {}
 
 void AttemptRun::begin() {
   c.reports.started(grant());   // fetching inputs is part of the attempt: it holds its devices already
@@ -81,8 +82,51 @@ void AttemptRun::let_go() {
   if (!over) c.reports.released(grant());
 }
 
+// ---- pauses
+
+void AttemptRun::allow_pauses(std::uint8_t classes, std::function<void(bool)> hold) {
+  if (classes == 0 || job.item.devices.empty()) return;
+  pause_ = c.pauses.join(job.item.devices, classes, [weak = weak_from_this(), hold = std::move(hold)](bool held) {
+    const auto self = weak.lock();
+    if (!self || self->over) return;
+    hold(held);
+    self->tell_pause();
+  });
+}
+
+void AttemptRun::end_pauses() {
+  if (!pause_) return;
+  pause_->leave();
+  paused_before_ += pause_->paused();
+  pause_.reset();
+}
+
+void AttemptRun::tell_pause() {
+  if (std::exchange(pause_armed_, true)) return;
+  pause_timer_.expires_after(told_progress_.metrics.contains("paused_s") ? kPauseInterval : Duration{});   // the first one at once
+  pause_timer_.async_wait([weak = weak_from_this()](const ErrorCode& ec) {
+    const auto self = weak.lock();
+    if (ec || !self || self->over) return;
+    self->pause_armed_ = false;
+    self->report_progress(self->told_progress_);
+    if (self->pause_ && self->pause_->held()) self->tell_pause();
+  });
+}
+
+void AttemptRun::report_progress(wire::Progress progress) {
+  progress.grant = grant();
+  if (const Duration stood = paused(); pause_armed_ || stood > Duration{} || progress.metrics.contains("paused_s")) {
+    progress.metrics["paused"] = pause_ && pause_->held() ? 1 : 0;
+    progress.metrics["paused_s"] = std::chrono::duration<double>(stood).count();
+  }
+  told_progress_ = progress;
+  c.reports.progress(std::move(progress));
+}
+
 void AttemptRun::end(session::Ending ending) {
   if (std::exchange(over, true)) return;
+  end_pauses();
+  pause_timer_.cancel();
   const auto self = shared_from_this();
   send_log();
   log_timer_.cancel();

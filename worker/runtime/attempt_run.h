@@ -14,6 +14,7 @@
 #include "worker/runtime/child_paths.h"
 #include "worker/runtime/executor.h"
 #include "worker/runtime/job_log.h"
+#include "worker/runtime/pauses.h"
 
 namespace gq::worker {
 
@@ -38,6 +39,12 @@ class AttemptRun : public std::enable_shared_from_this<AttemptRun> {
   void keep_checkpoint(const std::string& file, std::uint64_t step, std::function<void()> then);
   [[nodiscard]] bool keeping() const { return keeping_ > 0; }
   void let_go();                                     ///< its device memory is really free
+  void report_progress(wire::Progress progress);     ///< with how long it was paused, if it was
+  /// From now on `hold` is called with true when it shall stand still for work of these classes, and with false when it may go on.
+  void allow_pauses(std::uint8_t classes, std::function<void(bool held)> hold);
+  void end_pauses();                                 ///< it goes on first, if it is held
+  void forget_pauses() { pause_.reset(); }           ///< it is gone: nothing more is said to it
+  [[nodiscard]] Duration paused() const { return paused_before_ + (pause_ ? pause_->paused() : Duration{}); }
   void end(session::Ending ending);
   void end_as(Outcome outcome);
 
@@ -51,10 +58,16 @@ class AttemptRun : public std::enable_shared_from_this<AttemptRun> {
  private:
   void make_folder();
   void tell_checkpoint();
+  void tell_pause();
   Allotment memory_;
   std::function<void(const Grant&)> forget_;
   asio::steady_timer log_timer_;
   bool log_armed_{};
+  std::unique_ptr<Pauses::Place> pause_;
+  Duration paused_before_{};
+  asio::steady_timer pause_timer_;                   ///< pauses are told once a second, however short they are
+  bool pause_armed_{};
+  wire::Progress told_progress_;
   unsigned keeping_{};
   Pinned newest_;                                    ///< kept here
   std::uint64_t newest_step_{};

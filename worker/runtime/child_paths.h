@@ -14,6 +14,7 @@ class Devices;
 class Blobs;
 class Reports;
 class Allotments;
+class Pauses;
 }  // namespace gq::worker
 namespace gq::files {
 class Shares;
@@ -28,6 +29,7 @@ struct ChildContext {
   asio::thread_pool& disk;
   Reports& reports;
   Allotments& allotments;
+  Pauses& pauses;
   const files::Shares& shares;
   std::string scratch;
   Duration term_grace{};

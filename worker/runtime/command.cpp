@@ -93,8 +93,10 @@ struct Command::Run : AttemptRun {
   bool exited{};
   bool reporting{};
   bool saving{};
+  bool saved_any{};
   int status{};
   std::uint64_t step{};
+  Duration was_paused{};
 
   std::shared_ptr<Run> self() { return self_as<Run>(); }
 
@@ -158,6 +160,9 @@ struct Command::Run : AttemptRun {
     if (!started) return end(failed(grant(), started.error()));
     pid = *started;
     for (const std::string& device : job.item.devices) c.devices.add_group(device, pid);
+    // Stopping a program that does not expect it may break what it talks to: only those whose submitter asked for it.
+    if (static_cast<OnPreempt>(job.item.on_preempt) == OnPreempt::pause)
+      allow_pauses(job.item.pause_for, [this](bool held) { Processes::signal_group(pid, held ? SIGSTOP : SIGCONT); });
     read_output();
     read_progress();
   }
@@ -200,7 +205,7 @@ struct Command::Run : AttemptRun {
     report.step = step;
     if (line->total) report.total = static_cast<std::uint64_t>(*line->total);
     report.metrics = line->metrics;
-    c.reports.progress(std::move(report));
+    report_progress(std::move(report));
     if (line->checkpoint && !saving) save_checkpoint([self = self()] { self->maybe_finish(); });
   }
 
@@ -215,6 +220,7 @@ struct Command::Run : AttemptRun {
           self->saving = false;
           then();
         };
+        self->saved_any |= packed.has_value();
         if (packed) return self->keep_checkpoint(archive, at, saved);
         gq::log::warn("checkpoint_not_saved", {{"job", to_string(self->grant().job)}, {"reason", packed.error().what}});
         saved();
@@ -224,6 +230,7 @@ struct Command::Run : AttemptRun {
 
   void terminate(Duration grace) {
     if (pid < 0 || exited) return;
+    end_pauses();
     Processes::signal_group(pid, SIGTERM);
     Processes::signal_group(pid, SIGCONT);   // a stopped group could not hear it
     kill_timer.expires_after(grace);
@@ -253,6 +260,8 @@ struct Command::Run : AttemptRun {
   void on_exit(int end_status) {
     exited = true;
     status = end_status;
+    was_paused = paused();
+    forget_pauses();           // its number may be another's by now
     kill_timer.cancel();
     for (const std::string& device : job.item.devices) c.devices.remove_group(device, pid);
     if (preempted) let_go();   // the leader is gone, and what was left of its group was killed with it
@@ -272,6 +281,8 @@ struct Command::Run : AttemptRun {
     reporting = true;
     linger_timer.cancel();
     const bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (preempted && !clean && !saved_any && static_cast<OnPreempt>(job.item.on_preempt) == OnPreempt::checkpoint && (!is_worth_keeping() || !has_content(folder->checkpoint())))
+      print("[gpuq] it left without a checkpoint in GPUQ_CHECKPOINT_DIR: the next attempt starts where this one did\n");
     if (!clean && !stopped && is_worth_keeping() && has_content(folder->checkpoint())) return save_checkpoint([self = self()] { self->report(); });
     report();
   }
@@ -305,6 +316,7 @@ struct Command::Run : AttemptRun {
     if (ending.outcome == Outcome::yielded || ending.outcome == Outcome::cancelled) return end(std::move(ending));
     Output result;
     if (WIFEXITED(status)) result.values["exit_code"] = std::to_string(WEXITSTATUS(status));
+    if (was_paused > Duration::zero()) result.values["paused_s"] = std::to_string(static_cast<double>(was_paused / 1ms) / 1000).substr(0, 12);
     if (WIFSIGNALED(status)) result.values["signal"] = std::to_string(WTERMSIG(status));
     auto files = artefacts(folder->out());
     if (!files) {

@@ -13,6 +13,8 @@
 // What GPUQ_CHECKPOINT_DIR holds after a 75 is its checkpoint; with --on-preempt checkpoint also after an end by SIGTERM. One that had
 // to be killed goes on from what it reported before, or from the beginning. restart (the default) and pause are the same here, for a
 // stopped process frees no memory: all get SIGTERM, the deadline, SIGKILL. "never" is the broker's business: it does not ask.
+// pause: while a higher class has work on its device its group is stopped (SIGSTOP; a process that left the group runs on) and runs a slice
+// every 2 s (pauses.h). Time it stands counts for its timeout, which is wall time, and is told as metric and value paused_s.
 #pragma once
 
 #include <map>

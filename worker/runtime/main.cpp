@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
   std::string orphan_timeout;
   std::string drain_grace;
   std::string term_grace;
+  std::string pause_slice;
 
   CLI::App app("gpuq-worker: offers this machine's devices to a gpuq broker and runs what it is given", "gpuq-worker");
   app.set_version_flag("--version", "gpuq-worker " GPUQ_VERSION);
@@ -48,6 +49,7 @@ int main(int argc, char** argv) {
   app.add_option("--orphan-timeout", orphan_timeout, "how long jobs go on without a broker (default 15min)");
   app.add_option("--drain-grace", drain_grace, "after SIGTERM: how long jobs may take to finish or to leave (default 30s)");
   app.add_option("--term-grace", term_grace, "from SIGTERM to SIGKILL of a command (default 30s)");
+  app.add_option("--pause-slice", pause_slice, "of every 2 s, how long paused work runs beside a higher class (default 200ms; 0s = not at all)");
   app.add_option("--ready-fd", options.ready_fd, "write one JSON line there once the broker has welcomed this worker");
   app.add_flag("--once", options.once, "end with code 4 when the broker refuses this worker, instead of trying again");
   app.footer("SIGTERM drains (twice: stops at once), SIGINT stops at once. Devices are named by the UUID that `nvidia-smi -L` prints.");
@@ -70,12 +72,14 @@ int main(int argc, char** argv) {
   }
   for (const auto& [text, name, target] : {std::tuple(&orphan_timeout, "--orphan-timeout", &options.orphan_timeout),
                                            std::tuple(&drain_grace, "--drain-grace", &options.drain_grace),
-                                           std::tuple(&term_grace, "--term-grace", &options.term_grace)}) {
+                                           std::tuple(&term_grace, "--term-grace", &options.term_grace),
+                                           std::tuple(&pause_slice, "--pause-slice", &options.pauses.slice)}) {
     if (text->empty()) continue;
     const auto duration = gq::parse_duration(*text);
     if (!duration) return usage_error(std::string(name) + ": '" + *text + "' is not a duration", std::string(name) + " 30s");
     *target = *duration;
   }
+  if (options.pauses.slice >= options.pauses.period) return usage_error("--pause-slice: '" + pause_slice + "' is not below 2s", "--pause-slice 200ms");
   for (const std::string& label : options.labels)
     if (label.find('=') == std::string::npos || label.front() == '=') return usage_error("--labels: '" + label + "' is not key=value", "--labels room=lab,card=big");
   return gq::worker::run_worker(std::move(options));

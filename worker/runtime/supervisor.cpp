@@ -30,7 +30,7 @@ std::string json_quote(const std::string& text) {
 
 }  // namespace
 
-Supervisor::Supervisor(WorkerOptions options) : options_(std::move(options)) {}
+Supervisor::Supervisor(WorkerOptions options) : options_(std::move(options)), pauses_(io_, options_.pauses) {}
 
 Supervisor::~Supervisor() {
   devices_.reset();              // joins the monitor
@@ -205,6 +205,8 @@ void Supervisor::perform(session::Action& action) {
                    Executor* executor = executor_of(s.item.kind);
                    if (executor == nullptr) return refuse(s.item.grant, Errc::unknown_kind, "no executor for kind '" + s.item.kind + "'");
                    if (executor != echo_.get()) running_[s.item.grant] = executor;
+                   if (!s.item.devices.empty() && s.item.kind != "reserve")   // a booking computes nothing here
+                     pauses_.work_begins(s.item.grant, static_cast<JobClass>(s.item.job_class), s.item.devices);
                    executor->start({std::move(s.item), std::move(s.body)});
                  },
                  [&](session::StopJob& s) {
@@ -312,12 +314,14 @@ void Supervisor::started(const Grant& grant) {
 }
 void Supervisor::ended(session::Ending ending) {
   running_.erase(ending.grant);
+  pauses_.work_ends(ending.grant);
   session_->job_ended(now().steady, std::move(ending), actions_);
   perform();
   schedule_turn();
 }
 void Supervisor::refuse(const Grant& grant, Errc code, std::string what) {
   running_.erase(grant);
+  pauses_.work_ends(grant);
   session_->job_refused(grant, code, std::move(what));
   schedule_turn();
 }

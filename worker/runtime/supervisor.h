@@ -14,6 +14,7 @@
 #include "worker/runtime/devices.h"
 #include "worker/runtime/executor.h"
 #include "worker/runtime/journal.h"
+#include "worker/runtime/pauses.h"
 #include "worker/runtime/process.h"
 #include "worker/runtime/worker.h"
 #include "worker/session/session.h"
@@ -81,6 +82,7 @@ class Supervisor final : public Reports {
   std::unique_ptr<Processes> processes_;
   std::unique_ptr<Devices> devices_;
   std::unique_ptr<Allotments> allotments_;
+  Pauses pauses_;
   files::Shares shares_;
   std::unique_ptr<Blobs> blobs_;
   std::unique_ptr<Journal> journal_;

@@ -120,7 +120,7 @@ void Supervisor::read_journal() {
 }
 
 void Supervisor::make_executors() {
-  const ChildContext context{io_, *processes_, *devices_, *blobs_, disk_, *this, *allotments_, shares_, options_.scratch, options_.term_grace};
+  const ChildContext context{io_, *processes_, *devices_, *blobs_, disk_, *this, *allotments_, pauses_, shares_, options_.scratch, options_.term_grace};
   echo_ = std::make_unique<Echo>(*this);
   sleep_ = std::make_unique<Sleep>(io_, *this, [] { return now().steady; });
   reserve_ = std::make_unique<Reserve>(io_, *this, [] { return now().steady; }, *devices_, *allotments_);

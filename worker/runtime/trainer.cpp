@@ -65,6 +65,9 @@ struct Trainers::Run : AttemptRun {
     frame.add("checkpoint_dir", std::string_view(folder->checkpoint()));
     if (gathered->resume) frame.add("resume", std::string_view(gathered->resume->path)).add("resume_step", static_cast<std::int64_t>(job.item.resume_step));
     child->send(std::move(frame));
+    allow_pauses(job.item.pause_for, [this](bool held) {
+      if (child) child->send({held ? child::Type::hold : child::Type::go, kRunId, {}});
+    });
   }
 
   void on_printed(std::string_view text) {
@@ -79,7 +82,7 @@ struct Trainers::Run : AttemptRun {
         wire::Progress progress{grant(), static_cast<std::uint64_t>(frame.number("step")), static_cast<std::uint64_t>(frame.number("total")), {}};
         for (const child::Field& field : frame.fields)
           if (field.key.rfind("metric.", 0) == 0) progress.metrics[field.key.substr(7)] = frame.real(field.key);
-        c.reports.progress(std::move(progress));
+        report_progress(std::move(progress));
         break;
       }
       case child::Type::released: on_released(); break;
@@ -144,6 +147,7 @@ struct Trainers::Run : AttemptRun {
 
   void on_gone(const std::string& why) {
     child.reset();
+    forget_pauses();
     if (over) return;
     if (preempted) let_go();   // whatever it said or did not say
     if (said) return maybe_end();
@@ -190,6 +194,7 @@ struct Trainers::Run : AttemptRun {
 
   void stop(session::StopCause cause) {
     stopped = true;
+    end_pauses();
     if (!child) return said ? void() : end_as(Outcome::cancelled);
     child->send({child::Type::cancel, kRunId, {}});
     kill_after(cause == session::StopCause::cancel || cause == session::StopCause::timeout ? 5s : 1s, "told to stop");
@@ -198,6 +203,7 @@ struct Trainers::Run : AttemptRun {
   void preempt(const std::string& reason, Duration deadline) {
     if (preempted || stopped || said) return;
     preempted = true;
+    end_pauses();
     if (!child) return end_as(Outcome::yielded);
     if (!child->is_ready()) return child->kill("it was asked to leave before it was ready");
     if (static_cast<OnPreempt>(job.item.on_preempt) == OnPreempt::restart) return child->kill("it is to start over, as submitted");

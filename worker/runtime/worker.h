@@ -12,6 +12,7 @@
 #include "common/vocabulary/errors.h"
 #include "common/vocabulary/units.h"
 #include "worker/runtime/devices.h"
+#include "worker/runtime/pauses.h"
 
 namespace gq::worker {
 
@@ -30,6 +31,7 @@ struct WorkerOptions {
   Duration orphan_timeout = 15min;
   Duration term_grace = 30s;                 ///< SIGTERM to SIGKILL of a command
   Duration drain_grace = 30s;
+  PauseTerms pauses;                         ///< of lower classes beside work of higher ones
   bool once{};
   std::string version;
 };

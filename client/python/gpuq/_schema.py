@@ -86,7 +86,7 @@ SCHEMA = """\
 81 BlobPutReply map blob:bin32 next:u64 complete:bool
 82 BlobGet map blob:bin32 offset:u64 bytes_max:u32
 83 BlobGetReply map blob:bin32 total:u64 offset:u64
-- JobBody map params:{str} argv:[str] env:{str} cwd:str parts:[Part] outputs:str
+- JobBody map params:{str} argv:[str] env:{str} cwd:str parts:[Part] outputs:str cwd_identity:str
 - ResultBody map values:{str} parts:[Part]
 - Part map name:str media:str bytes:bin blob:bin32 blob_bytes:u64 share:str share_bytes:u64 share_mtime_ms:i64
 """

@@ -14,6 +14,7 @@ Submit it with `--on-preempt checkpoint`. SIGTERM is the request to leave: from 
 ends the process. A script that never asks is ended by the first, as any program is. What lies in checkpoint_dir is stored when the
 script leaves, and whenever checkpointed() is called: write to another name and rename, so that it is whole at any moment.
 """
+import importlib
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any, Callable, Dict, List, Optional
 
 __all__ = ["inside", "should_yield", "checkpoint_dir", "resume_from", "vram_mib", "output_dir", "input_dir", "progress", "checkpointed",
            "yielded", "limit_memory", "TorchLoop", "ultralytics", "lightning", "lightning_checkpoint"]
@@ -40,17 +42,17 @@ input_dir = os.environ.get("GPUQ_INPUT_DIR") or None         # inputs; input_dir
 output_dir = os.environ.get("GPUQ_OUTPUT_DIR") or "."        # files here become the job's artefacts; outside gpuq: the current folder
 
 _asked = False              # to leave
-_listens_in = None          # the process whose SIGTERM sets the flag
+_listens_in: Optional[int] = None          # the process whose SIGTERM sets the flag
 _last_report = 0.0
 _progress_lock = threading.Lock()
 
 
-def inside():
+def inside() -> bool:
     """Is this process a job of gpuq?"""
     return job_id is not None
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> str:
     if name != "checkpoint_dir":
         raise AttributeError(f"module 'gpuq.job' has no attribute {name!r}")
     # Outside gpuq a script that saves still works: it saves below the current folder, and nothing resumes from there by itself.
@@ -61,14 +63,14 @@ def __getattr__(name):
 
 # ---- being asked to leave
 
-def should_yield():
+def should_yield() -> bool:
     """True once gpuq has asked this job to leave. Save into checkpoint_dir, then call yielded()."""
     if inside() and _listens_in is None:
         _listen()
     return _asked
 
 
-def _listen():
+def _listen() -> None:
     global _listens_in
     if threading.current_thread() is not threading.main_thread():
         return              # Python hears signals in its main thread only; asked from there it will work
@@ -76,7 +78,7 @@ def _listen():
     _listens_in = os.getpid()
 
 
-def _on_sigterm(number, frame):
+def _on_sigterm(number: int, frame: Any) -> None:
     global _asked
     if _asked or os.getpid() != _listens_in:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -85,13 +87,13 @@ def _on_sigterm(number, frame):
     _asked = True
 
 
-def _shield_child():
+def _shield_child() -> None:
     """In a process that multiprocessing started: the request goes to the whole process group, but a data loader must go on serving
     the batch at hand, or the training dies before it can save. Only its own parent may end it by SIGTERM."""
     parent = os.getppid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
-    def wait():
+    def wait() -> None:
         while True:
             heard = signal.sigwaitinfo({signal.SIGTERM})
             if heard.si_pid == parent or os.getppid() != parent:
@@ -99,19 +101,32 @@ def _shield_child():
     threading.Thread(target=wait, name="gpuq-sigterm", daemon=True).start()
 
 
-def _after_fork():
-    if _listens_in is not None and _listens_in != os.getpid():
+# A fork happens with SIGTERM blocked, so that there is no moment at which the request could end the child.
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if _listens_in is not None else None
+
+
+def _after_fork_in_parent() -> None:
+    if _forking.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _after_fork_in_child() -> None:
+    if _forking.mask is not None:
         _shield_child()
 
 
 if inside() and hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     _processes = sys.modules.get("multiprocessing.process")
     if _processes is not None and (_processes.parent_process() is not None or getattr(_processes.current_process(), "_inheriting", False)):
-        _shield_child()     # a spawned one reads the main script, and this file, again
+        _shield_child()     # a spawned one reads the main script, and this file, again; until it has, the request would end it
 
 
-def yielded(step=None):
+def yielded(step: Optional[int] = None) -> None:
     """Ends the process as one that left on request. Without a request: nothing."""
     if not _asked:
         return
@@ -123,14 +138,14 @@ def yielded(step=None):
 
 # ---- telling
 
-def progress(step, total=None, **metrics):
+def progress(step: int, total: Optional[int] = None, **metrics: Any) -> None:
     """Shown by gpuq status and top. Metrics are numbers; anything that float() takes (a tensor with one element, too)."""
     global _last_report
     now = time.monotonic()
     if not inside() or (now - _last_report < PROGRESS_INTERVAL_S and step != total):
         return
     _last_report = now
-    line = {"step": int(step)}
+    line: Dict[str, Any] = {"step": int(step)}
     if total is not None:
         line["total"] = int(total)
     for name, value in metrics.items():
@@ -143,12 +158,12 @@ def progress(step, total=None, **metrics):
     _say(line)
 
 
-def checkpointed(step):
+def checkpointed(step: int) -> None:
     """What checkpoint_dir holds now is whole: gpuq stores it, and a job that is lost or killed goes on from there."""
     _say({"step": int(step), "checkpoint": 1})
 
 
-def _say(line):
+def _say(line: Dict[str, Any]) -> None:
     where = os.environ.get("GPUQ_PROGRESS_FD")
     if where is None or not inside():
         return
@@ -161,7 +176,7 @@ def _say(line):
 
 # ---- memory
 
-def limit_memory():
+def limit_memory() -> List[str]:
     """Tells the frameworks imported so far to stay below the memory granted; returns their names. Call it before the first tensor.
     Frameworks imported later are told by their environment variables where they have one."""
     if not vram_mib:
@@ -195,7 +210,7 @@ def limit_memory():
     return list(dict.fromkeys(told))
 
 
-def _card_mib():
+def _card_mib() -> Optional[int]:
     """The size of the first card that this job sees; None when nobody can tell."""
     card = (os.environ.get("CUDA_VISIBLE_DEVICES") or "").split(",")[0]
     tool = shutil.which("nvidia-smi")
@@ -210,7 +225,7 @@ def _card_mib():
 
 # ---- for those who write no loop of their own
 
-def _replace(path, write):
+def _replace(path: str, write: Callable[[str], Any]) -> None:
     """The file at `path` is either the old one or the whole new one, also when the machine stops in between."""
     temporary = f"{path}.{os.getpid()}.tmp"
     write(temporary)
@@ -234,14 +249,14 @@ class TorchLoop:
             loop.step(step + 1, loss=loss)
     """
 
-    def __init__(self, total=None, every=0, **parts):
+    def __init__(self, total: Optional[int] = None, every: int = 0, **parts: Any) -> None:
         self.total, self.every, self.parts, self.start = total, every, parts, 0
         should_yield()
         path = os.path.join(resume_from, "loop.pt") if resume_from else ""
         if os.path.exists(path):
             self._load(path)
 
-    def step(self, step, **metrics):
+    def step(self, step: int, **metrics: Any) -> None:
         progress(step, self.total, **metrics)
         if should_yield():
             self.save(step)
@@ -250,8 +265,8 @@ class TorchLoop:
             self.save(step)
             checkpointed(step)
 
-    def save(self, step):
-        import torch
+    def save(self, step: int) -> None:
+        torch = importlib.import_module("torch")
         state = {"step": step, "parts": {name: part.state_dict() for name, part in self.parts.items()},
                  "python": random.getstate(), "torch": torch.get_rng_state()}
         if torch.cuda.is_available():
@@ -260,8 +275,8 @@ class TorchLoop:
             state["numpy"] = sys.modules["numpy"].random.get_state()
         _replace(os.path.join(__getattr__("checkpoint_dir"), "loop.pt"), lambda path: torch.save(state, path))
 
-    def _load(self, path):
-        import torch
+    def _load(self, path: str) -> None:
+        torch = importlib.import_module("torch")
         state = torch.load(path, map_location="cpu", weights_only=False)   # this job's own file, from this job's own folder
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
@@ -274,13 +289,13 @@ class TorchLoop:
         self.start = state["step"]
 
 
-def ultralytics(model):
+def ultralytics(model: Any) -> Any:
     """Ultralytics keeps last.pt by epoch; gpuq stores each, and the job leaves behind one:
 
         model = job.ultralytics(YOLO(f"{job.resume_from}/last.pt" if job.resume_from else "yolo11n.pt"))
         model.train(data="boards.yaml", epochs=100, resume=bool(job.resume_from))
     """
-    def saved(trainer):
+    def saved(trainer: Any) -> None:
         epoch, target = int(trainer.epoch) + 1, os.path.join(__getattr__("checkpoint_dir"), "last.pt")
         if not inside():
             return
@@ -289,7 +304,7 @@ def ultralytics(model):
             yielded(epoch)
         checkpointed(epoch)
 
-    def ended_epoch(trainer):
+    def ended_epoch(trainer: Any) -> None:
         progress(int(trainer.epoch) + 1, int(trainer.epochs), **{str(k): v for k, v in dict(trainer.metrics or {}).items()})
 
     should_yield()
@@ -298,18 +313,18 @@ def ultralytics(model):
     return model
 
 
-def lightning(every=0):
+def lightning(every: int = 0) -> Any:
     """A Lightning callback: Trainer(callbacks=[job.lightning()]), then trainer.fit(model, ckpt_path=job.lightning_checkpoint())."""
     try:
-        from lightning.pytorch.callbacks import Callback
+        callbacks: Any = importlib.import_module("lightning.pytorch.callbacks")
     except ImportError:
-        from pytorch_lightning.callbacks import Callback
+        callbacks = importlib.import_module("pytorch_lightning.callbacks")
 
-    class Leave(Callback):
-        def on_train_start(self, trainer, module):
+    class Leave(callbacks.Callback):   # type: ignore[misc]
+        def on_train_start(self, trainer: Any, module: Any) -> None:
             should_yield()
 
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             step, total = int(trainer.global_step), trainer.estimated_stepping_batches
             progress(step, int(total) if total and math.isfinite(total) else None, **dict(trainer.callback_metrics))
             if should_yield():
@@ -320,13 +335,13 @@ def lightning(every=0):
                 checkpointed(step)
 
         @staticmethod
-        def _save(trainer):
+        def _save(trainer: Any) -> None:
             _replace(os.path.join(__getattr__("checkpoint_dir"), "lightning.ckpt"), trainer.save_checkpoint)
 
     return Leave()
 
 
-def lightning_checkpoint():
+def lightning_checkpoint() -> Optional[str]:
     """What trainer.fit(ckpt_path=…) goes on from; None at the beginning."""
     path = os.path.join(resume_from, "lightning.ckpt") if resume_from else ""
     return path if os.path.exists(path) else None
