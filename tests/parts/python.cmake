@@ -32,3 +32,4 @@ gpuq_python_test(pip_install LAYER install FILE python/install/pip_install_test.
 if(TARGET gpuq AND TARGET gpuq-broker AND TARGET gpuq-worker)
   gpuq_python_test(fastapi LAYER e2e FILE python/e2e/fastapi_test.py TIMEOUT 300)
 endif()
+gpuq_python_test(serve LAYER unit FILE python/unit/serve_test.py)
