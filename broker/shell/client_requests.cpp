@@ -241,6 +241,12 @@ void Broker::State::on_top(Peer& peer, std::uint64_t request) {
 // ---- logs
 
 void Broker::State::on_log_query(Peer& peer, std::uint64_t request, const wire::LogQuery& query) {
+  if (!query.model.empty()) {
+    const JobId stream = LogDesk::stream_of(query.model);
+    LogChunk chunk = logs.read(stream, query.offset);
+    if (query.follow) logs.follow(stream, {peer.id, request, chunk.next});
+    return reply(peer, request, wire::LogReply{.job = {}, .offset = chunk.offset, .next = chunk.next, .end = false}, std::move(chunk.bytes));
+  }
   const auto view = core->find(query.job, now());
   if (!view) return refuse(peer, request, no_job(query.job));
   LogChunk chunk = logs.read(query.job, query.offset);

@@ -43,6 +43,16 @@ void LogDesk::append(Trace& trace, std::string_view bytes) {
   bytes_ += trace.ring.size();
 }
 
+JobId LogDesk::stream_of(std::string_view model) {
+  constexpr std::uint64_t kNoTime = std::uint64_t{1} << 63U;   // a job's id begins with its milliseconds
+  return {std::hash<std::string_view>{}(model) | kNoTime, std::hash<std::string>{}("of " + std::string(model))};
+}
+
+void LogDesk::model_said(std::string_view model, std::string_view bytes) {
+  append(touch({.job = stream_of(model), .attempt = 1, .nonce = 0}), bytes);
+  if (const std::size_t at = model.find('@'); at != std::string_view::npos) append(touch({.job = stream_of(model.substr(0, at)), .attempt = 1, .nonce = 0}), bytes);
+}
+
 void LogDesk::wrote(const wire::Grant& grant, std::uint64_t offset, std::string_view bytes) {
   Trace& trace = touch(grant);
   const std::uint64_t seen = trace.end - trace.base;   // of this attempt

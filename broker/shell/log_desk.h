@@ -36,6 +36,10 @@ class LogDesk {
   explicit LogDesk(std::size_t bytes_max = std::size_t{64} << 20U, std::size_t ring_bytes = kLimits.log_ring_bytes)
       : bytes_max_(bytes_max), ring_bytes_(ring_bytes) {}
 
+  /// Of a model's process: into the streams of NAME@VERSION and of NAME.
+  void model_said(std::string_view model, std::string_view bytes);
+  /// What stands for a model where a job's id would: no job's id looks like it.
+  static JobId stream_of(std::string_view model);
   void wrote(const wire::Grant& grant, std::uint64_t offset, std::string_view bytes);
   void progressed(wire::Progress&& progress);
   void forget(JobId job);

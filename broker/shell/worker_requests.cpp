@@ -34,6 +34,12 @@ void Broker::State::on_worker(Peer& peer, wire::Decoded&& decoded, std::string_v
                    logs.wrote(m.grant, m.offset, body);
                    say_news(m.grant.job);
                  },
+                 [&](wire::ModelLog& m) {
+                   if (!peer.greeted || m.model.size() > 2 * kLimits.name_chars_max + 1) return;
+                   logs.model_said(m.model, body);
+                   say_news(LogDesk::stream_of(m.model));
+                   say_news(LogDesk::stream_of(m.model.substr(0, m.model.find('@'))));
+                 },
                  [&](wire::CheckpointSaved& m) {
                    if (!m.blob.empty() && !blobs.contains(m.blob))
                      return refuse(peer, request, {Errc::unknown_blob, "checkpoint blob " + to_string(m.blob) + " is not stored", "upload it, then say so again"});

@@ -1,6 +1,9 @@
 // jobs.cpp - wait, result, logs, cancel, retry.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "client/cli/cli.h"
 #include "client/cli/pack.h"
@@ -62,6 +65,27 @@ int run_result(Cli& cli, const std::string& word, const std::string& dir, const 
   if (cli.is_json()) print_results(cli, {result});
   else show_result(cli, result);
   return judge(cli, {result});
+}
+
+/// Of a Python model's processes: the broker keeps the newest of them, there is no end to wait for.
+int run_model_logs(Cli& cli, const std::string& model, bool keep_on) {
+  constexpr auto kLook = std::chrono::milliseconds(300);
+  gpuq::Client& client = cli.client();
+  const std::string name = model.substr(0, model.find('@'));
+  const auto models = client.models();
+  if (std::none_of(models.begin(), models.end(), [&](const gpuq::Model& m) { return m.name == name; })) throw gpuq::Error("UNKNOWN_MODEL", "model " + name + " is not registered", "gpuq model list");
+  if (keep_on) watch_interrupts();
+  for (std::uint64_t offset = 0;;) {
+    const gpuq::LogChunk chunk = client.model_logs(model, offset);
+    cli.io.out << chunk.bytes;
+    cli.io.out.flush();
+    const bool all = chunk.bytes.empty() || chunk.next <= offset;
+    offset = chunk.next;
+    if (!all) continue;
+    if (!keep_on) return 0;
+    if (interrupted()) return kInterrupted;
+    std::this_thread::sleep_for(kLook);
+  }
 }
 
 int run_logs(Cli& cli, const std::string& word, bool keep_on) {
@@ -126,7 +150,7 @@ int run_retry(Cli& cli, const std::vector<std::string>& words, bool wait) {
 }  // namespace
 
 void add_job_commands(CLI::App& app, Cli& cli) {
-  struct Arguments { std::vector<std::string> jobs; std::string job, timeout, dir, part; bool follow = false, wait = false; };
+  struct Arguments { std::vector<std::string> jobs; std::string job, model, timeout, dir, part; bool follow = false, wait = false; };
   const auto a = std::make_shared<Arguments>();
   const auto jobs = [&](CLI::App* c) { c->add_option("job", a->jobs, "ids, unique parts of ids, or last")->option_text("JOB...")->required(); };
   const auto job = [&](CLI::App* c) { c->add_option("job", a->job, "an id, a unique part of one, or last")->option_text("JOB")->required(); };
@@ -143,9 +167,15 @@ void add_job_commands(CLI::App& app, Cli& cli) {
   result->callback([&cli, a] { cli.action = [&cli, a] { return run_result(cli, a->job, a->dir, a->part); }; });
 
   CLI::App* logs = app.add_subcommand("logs", "what a job has written; the broker keeps the newest 256 KiB");
-  job(logs);
+  logs->add_option("job", a->job, "its id, a unique part of it, or last")->option_text("JOB");
+  logs->add_option("--model", a->model, "instead: what the processes of this Python model print")->option_text("NAME[@VERSION]");
   logs->add_flag("-f,--follow", a->follow, "go on until it is final");
-  logs->callback([&cli, a] { cli.action = [&cli, a] { return run_logs(cli, a->job, a->follow); }; });
+  logs->callback([&cli, a] {
+    cli.action = [&cli, a] {
+      if (a->model.empty() == a->job.empty()) throw gpuq::Error("USAGE", "logs of a job or of a model, one of them", "gpuq logs JOB   or   gpuq logs --model NAME");
+      return a->model.empty() ? run_logs(cli, a->job, a->follow) : run_model_logs(cli, a->model, a->follow);
+    };
+  });
 
   CLI::App* cancel = app.add_subcommand("cancel", "cancel jobs, running or not");
   jobs(cancel);

@@ -1,10 +1,14 @@
 // models.cpp - model push|list|rm.
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "client/cli/cli.h"
+#include "client/cli/pack.h"
 #include "client/cli/selectors.h"
 #include "client/cli/text.h"
+#include "client/lib/convert.h"
+#include "common/config/model_file.h"
 
 namespace gq::cli {
 
@@ -49,6 +53,30 @@ gpuq::Model push_from_job(Cli& cli, const Arguments& a, std::int64_t budget_mib)
   return client.push_model_from_blob(a.name, blob, part.blob.empty() ? part.bytes.size() : part.size, runtime == result.values.end() ? "torchscript" : runtime->second, metadata, budget_mib);
 }
 
+/// A folder with model.toml: judged here, then packed so that equal folders are equal versions.
+gpuq::Model push_folder(Cli& cli, const Arguments& a, std::int64_t budget_mib) {
+  namespace fs = std::filesystem;
+  constexpr std::size_t kModelBytesMax = std::size_t{2} << 30U;
+  constexpr std::size_t kNameMax = 100;                 // of a file below the folder: what a plain tar header holds
+  const auto refuse = [](const Error& error) { return client::to_public(error); };
+  const auto file = ModelFile::read(a.path);
+  if (!file) throw refuse(file.error());
+  std::error_code error;
+  for (fs::recursive_directory_iterator it(a.path, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().lexically_relative(a.path).generic_string();
+    if (it->is_symlink(error)) throw gpuq::Error("BAD_MODEL", a.path + " holds the symbolic link " + name, "put the file itself there: a worker on another host cannot follow it");
+    if (it->path().filename() == "__pycache__" || it->path().filename() == ".git") it.disable_recursion_pending();
+    else if (name.size() > kNameMax) throw gpuq::Error("BAD_MODEL", "the name " + name + " is longer than " + std::to_string(kNameMax) + " characters", "shorten it");
+  }
+  auto packed = pack_folder(a.path, kModelBytesMax);
+  if (!packed) throw refuse(packed.error());
+  gpuq::Client& client = cli.client();
+  const std::size_t bytes = packed->size();
+  const std::string blob = client.upload(*packed);
+  Json about{{"entry", file->entry}, {"interpreter", file->interpreter}, {"kinds", file->kinds}, {"max_batch", file->max_batch}};
+  return client.push_model_from_blob(a.name, blob, bytes, "python", about.dump(), budget_mib != 0 ? budget_mib : file->vram.value);
+}
+
 int run_push(Cli& cli, const Arguments& a) {
   if (a.path.empty() == a.from.empty()) throw gpuq::Error("USAGE", "a model comes from a file or from a job, exactly one of them", "gpuq model push NAME FILE   or   gpuq model push NAME --from JOB");
   std::int64_t budget_mib = 0;
@@ -57,9 +85,11 @@ int run_push(Cli& cli, const Arguments& a) {
     if (!range) throw gpuq::Error("USAGE", range.error().what, "--vram 2GiB");
     budget_mib = range->min_mib;
   }
-  const gpuq::Model model = a.from.empty() ? cli.client().push_model(a.name, a.path, "torchscript", budget_mib) : push_from_job(cli, a, budget_mib);
+  std::error_code ignored;
+  const bool folder = a.from.empty() && std::filesystem::is_directory(a.path, ignored);
+  const gpuq::Model model = folder ? push_folder(cli, a, budget_mib) : a.from.empty() ? cli.client().push_model(a.name, a.path, "torchscript", budget_mib) : push_from_job(cli, a, budget_mib);
   show(cli, model);
-  cli.note("next: gpuq submit detect --model " + model.name + " --wait IMAGE");
+  cli.note("next: gpuq submit " + std::string(model.runtime == "python" && model.metadata.find("\"detect\"") == std::string::npos ? "infer" : "detect") + " --model " + model.name + " --wait FILE");
   return 0;
 }
 

@@ -370,7 +370,13 @@ Top Client::top() {
 // ---- logs
 
 LogChunk Client::logs(const std::string& id, std::uint64_t offset) {
-  Answer answer = state_->ask(gq::wire::LogQuery{State::job_id(id), offset, false});
+  Answer answer = state_->ask(gq::wire::LogQuery{State::job_id(id), offset, false, {}});
+  const auto& reply = state_->expect<gq::wire::LogReply>(answer);
+  return {std::move(answer.body), reply.offset, reply.next, reply.end};
+}
+
+LogChunk Client::model_logs(const std::string& model, std::uint64_t offset) {
+  Answer answer = state_->ask(gq::wire::LogQuery{{}, offset, false, model});
   const auto& reply = state_->expect<gq::wire::LogReply>(answer);
   return {std::move(answer.body), reply.offset, reply.next, reply.end};
 }
@@ -390,7 +396,7 @@ void Client::follow_logs(const std::string& id, std::uint64_t offset, std::funct
   mail->next = offset;
   Engine& engine = state_->engine;
   engine.post([&engine, mail, job, offset] {
-    mail->stream = engine.ask_stream(gq::wire::LogQuery{job, offset, true}, [&engine, mail, job](gq::Result<Answer>&& answer) {
+    mail->stream = engine.ask_stream(gq::wire::LogQuery{job, offset, true, {}}, [&engine, mail, job](gq::Result<Answer>&& answer) {
       const std::lock_guard lock(mail->mutex);
       if (!answer) {
         mail->error = answer.error();
@@ -398,7 +404,7 @@ void Client::follow_logs(const std::string& id, std::uint64_t offset, std::funct
         if (reply->next < mail->next && !reply->end) return;   // said twice around a reconnect
         mail->next = reply->next;
         mail->chunks.push_back({std::move(answer->body), reply->offset, reply->next, reply->end});
-        engine.renew(mail->stream, gq::wire::LogQuery{job, reply->next, true});
+        engine.renew(mail->stream, gq::wire::LogQuery{job, reply->next, true, {}});
         if (reply->end) engine.forget(mail->stream);
       } else {
         mail->error = gq::Error{Errc::protocol, "the broker answered a log query with something else", "update gpuq on both sides"};

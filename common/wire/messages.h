@@ -34,7 +34,7 @@ inline constexpr std::uint8_t kOldestReader = 1;
   X(46, ConfigReply) \
   X(50, Pull) X(51, Assign) X(52, Started) X(53, Refused) X(54, Ended) X(55, Accepted) X(56, PreemptJob) X(57, CancelJob) \
   X(58, Progress) X(59, Log) X(60, CheckpointSaved) X(61, MemoryReleased) X(62, WorkerBeat) X(63, WorkerBeatReply) \
-  X(64, EvictModel) \
+  X(64, EvictModel) X(67, ModelLog) \
   X(80, BlobPut) X(81, BlobPutReply) X(82, BlobGet) X(83, BlobGetReply)
 
 struct Header {
@@ -118,7 +118,7 @@ struct WorkersQuery { bool operator==(const WorkersQuery&) const = default; };
 struct DeviceStatus { Device device; std::int64_t headroom_mib{}, foreign_mib{}, granted_mib{}, free_mib{}; std::vector<std::string> holders, warm; std::string state; std::vector<std::string> reserved; bool operator==(const DeviceStatus&) const = default; };
 struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms{}; std::vector<std::string> labels, kinds; std::uint32_t running{}; std::vector<DeviceStatus> devices; bool operator==(const WorkerStatus&) const = default; };
 struct WorkersReply { std::vector<WorkerStatus> workers; bool operator==(const WorkersReply&) const = default; };
-struct LogQuery { JobId job; std::uint64_t offset{}; bool follow{}; bool operator==(const LogQuery&) const = default; };              ///< follow: replies keep coming on this id until the job is final
+struct LogQuery { JobId job; std::uint64_t offset{}; bool follow{}; std::string model{}; bool operator==(const LogQuery&) const = default; };              ///< follow: replies keep coming on this id until the job is final
 struct LogReply { JobId job; std::uint64_t offset{}; std::uint64_t next{}; bool end{}; bool operator==(const LogReply&) const = default; };  ///< bytes in frame 1; offset > asked = the ring had moved on
 struct Model { std::string name, version, runtime, metadata, owner; BlobDigest blob; std::uint64_t bytes{}; std::int64_t budget_mib{}, pushed_ms{}; bool promoted{}; bool operator==(const Model&) const = default; };
 struct ModelPush { Model model; bool operator==(const ModelPush&) const = default; };                                                 ///< its blob must be stored already
@@ -185,6 +185,7 @@ struct Accepted { Term term{}; std::vector<Grant> grants; std::vector<std::uint8
 struct PreemptJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; std::uint32_t deadline_ms{}; bool operator==(const PreemptJob&) const = default; };
 struct CancelJob { Term term{}; std::uint64_t number{}; Grant grant; std::string reason; bool operator==(const CancelJob&) const = default; };
 struct Progress { Grant grant; std::uint64_t step{}, total{}; std::map<std::string, double> metrics; bool operator==(const Progress&) const = default; };
+struct ModelLog { std::string model; bool operator==(const ModelLog&) const = default; };                                                   ///< bytes in frame 1
 struct Log { Grant grant; std::uint64_t offset{}; bool operator==(const Log&) const = default; };                               ///< bytes in frame 1
 struct CheckpointSaved { Grant grant; BlobDigest blob; std::uint64_t step{}; bool operator==(const CheckpointSaved&) const = default; };
 struct MemoryReleased { Grant grant; bool operator==(const MemoryReleased&) const = default; };

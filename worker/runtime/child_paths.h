@@ -37,6 +37,8 @@ struct ChildContext {
 
 /// $GPUQ_LIBEXEC/NAME, else NAME beside the running program; empty when there is none.
 std::string child_program(const std::string& name);
+/// NAME below $GPUQ_PYTHON_DIR, else below ../share/gpuq/python of the running program; empty when it is not there.
+std::string python_file(const std::string& name);
 /// CUDA_VISIBLE_DEVICES for these devices: UUIDs of cards, nothing for CPU and simulated ones.
 std::string visible_devices(const Devices& devices, const std::vector<std::string>& uuids);
 

@@ -82,7 +82,12 @@ Result<void> ChildProcess::launch() {
   }
   SpawnSpec spawn;
   spawn.argv = {spec_.program};
+  spawn.argv.insert(spawn.argv.end(), spec_.arguments.begin(), spec_.arguments.end());
   spawn.env = child_environment(visible_devices(context_.devices, spec_.devices));
+  for (const auto& [name, value] : spec_.environment) {
+    std::erase_if(spawn.env, [&](const std::string& entry) { return entry.starts_with(name + "="); });
+    spawn.env.push_back(name + "=" + value);
+  }
   spawn.cwd = spec_.scratch;
   spawn.descriptors = {{printed[1], 1}, {printed[1], 2}, {theirs, kChannelFd}};
   Result<pid_t> pid = context_.processes.start(spawn, [self = shared_from_this()](int status) { self->on_exit(status); });

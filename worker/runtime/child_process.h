@@ -7,6 +7,7 @@
 #include <array>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,7 +23,9 @@ class ChildProcess : public std::enable_shared_from_this<ChildProcess> {
  public:
   struct Spec {
     std::string program;
-    std::string role;                      ///< "modelhost", "trainer"
+    std::vector<std::string> arguments;
+    std::map<std::string, std::string> environment;   ///< beside what every child gets
+    std::string role;                      ///< "modelhost", "trainer", "model"
     std::vector<std::string> devices;      ///< UUIDs; the first is said in hello
     std::int64_t vram_mib{};
     std::string scratch;                   ///< folder of its own, made here

@@ -153,7 +153,8 @@ struct Devices::State {
 
   std::vector<std::function<void()>> settle_waits();
   std::vector<wire::Device> measure(std::vector<wire::Device> devices, const std::map<std::string, std::set<pid_t>>& ours, const std::map<std::string, std::int64_t>& booked);
-  void measure_card(wire::Device& device, const CardReading& card, const std::set<pid_t>& ours, const std::map<pid_t, pid_t>& group_of);
+  void measure_card(wire::Device& device, const CardReading& card, const std::set<pid_t>& ours, const std::map<pid_t, pid_t>& group_of,
+                    std::map<std::pair<std::string, pid_t>, std::int64_t>& measured);
 };
 
 Devices::Devices() : state_(std::make_shared<State>()) {}
@@ -182,6 +183,12 @@ void Devices::remove_group(const std::string& uuid, pid_t group) {
   if (!state_->nvml) return;                            // elsewhere nothing is decided by what is measured
   outdated_[uuid] = ++state_->removals;
   state_->wake.notify_all();
+}
+
+std::optional<std::int64_t> Devices::group_mib(const std::string& uuid, pid_t group) const {
+  const std::lock_guard lock(state_->mutex);
+  const auto it = state_->group_mib.find({uuid, group});
+  return it == state_->group_mib.end() ? std::nullopt : std::optional(it->second);
 }
 
 Devices::Booking Devices::book(const std::vector<std::string>& uuids, std::int64_t mib) {
@@ -263,7 +270,8 @@ Result<std::unique_ptr<Devices>> Devices::find(const DeviceChoice& choice, const
   return found;
 }
 
-void Devices::State::measure_card(wire::Device& device, const CardReading& card, const std::set<pid_t>& ours, const std::map<pid_t, pid_t>& group_of) {
+void Devices::State::measure_card(wire::Device& device, const CardReading& card, const std::set<pid_t>& ours, const std::map<pid_t, pid_t>& group_of,
+                                  std::map<std::pair<std::string, pid_t>, std::int64_t>& measured) {
   const bool was_healthy = device.healthy;
   fill(device, card);
   if (was_healthy && !device.healthy) log::warn("device_unhealthy", {{"device", device.uuid}, {"reason", card.trouble}});
@@ -273,21 +281,21 @@ void Devices::State::measure_card(wire::Device& device, const CardReading& card,
     return;
   }
   bool matched = false;
-  bool measured = true;
+  bool has_figures = true;
   std::map<pid_t, std::int64_t> by_group;
   for (const CardReading::Process& process : card.processes) {
     const auto group = group_of.find(static_cast<pid_t>(process.pid));
     if (group == group_of.end() || !ours.contains(group->second)) continue;
     matched = true;
-    if (process.mib < 0) measured = false;
+    if (process.mib < 0) has_figures = false;
     else by_group[group->second] += process.mib;
   }
   for (const auto& [group, mib] : by_group) device.used_by_us_mib += mib;
-  if (matched && measured)
-    for (const auto& [group, mib] : by_group) group_mib[{device.uuid, group}] = mib;
+  if (matched && has_figures)
+    for (const auto& [group, mib] : by_group) measured[{device.uuid, group}] = mib;
   // In a container the ids are the host's and match nobody; some drivers give no per-process figure: then whatever came on top of
   // what was there before our first child is ours.
-  if (!matched || !measured)
+  if (!matched || !has_figures)
     device.used_by_us_mib = std::max<std::int64_t>(0, device.used_mib - device.driver_mib - foreign_mib[device.uuid]);
 }
 
@@ -300,7 +308,7 @@ std::vector<wire::Device> Devices::State::measure(std::vector<wire::Device> devi
   };
   std::vector<CardReading> cards;
   std::map<pid_t, pid_t> group_of;
-  group_mib.clear();
+  std::map<std::pair<std::string, pid_t>, std::int64_t> measured;
   if (nvml) {
     cards = nvml->read();
     for (const ProcessLine& process : all_processes()) group_of[process.pid] = process.group;
@@ -309,14 +317,21 @@ std::vector<wire::Device> Devices::State::measure(std::vector<wire::Device> devi
     const auto kind = static_cast<DeviceKind>(device.kind);
     if (kind == DeviceKind::cuda) {
       for (const CardReading& card : cards)
-        if (card.uuid == device.uuid) measure_card(device, card, groups_on(device.uuid), group_of);
+        if (card.uuid == device.uuid) measure_card(device, card, groups_on(device.uuid), group_of, measured);
     } else if (kind != DeviceKind::simulated) {
       std::int64_t sum = 0;
-      for (const auto& [group, size] : resident_mib_by_group(groups_on(device.uuid))) sum += size;
+      for (const auto& [group, size] : resident_mib_by_group(groups_on(device.uuid))) {
+        sum += size;
+        measured[{device.uuid, group}] = size;
+      }
       device.used_mib = device.used_by_us_mib = sum;
     }
   }
   if (!devices.empty() && static_cast<DeviceKind>(devices[0].kind) == DeviceKind::simulated) apply_pretence(devices);
+  {
+    const std::lock_guard lock(mutex);
+    group_mib = std::move(measured);
+  }
   for (wire::Device& device : devices)
     if (const auto it = booked.find(device.uuid); it != booked.end())
       device.used_by_us_mib += std::min(it->second, std::max<std::int64_t>(0, device.used_mib - device.driver_mib - device.used_by_us_mib));

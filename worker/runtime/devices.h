@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -46,6 +47,8 @@ class Devices {
   /// Which process groups of ours live on a device: what they use is told apart from foreign use.
   void add_group(const std::string& uuid, pid_t group);
   void remove_group(const std::string& uuid, pid_t group);
+  /// What this group of ours holds there, as last measured; nullopt where that cannot be seen (pretend cards, some containers).
+  [[nodiscard]] std::optional<std::int64_t> group_mib(const std::string& uuid, pid_t group) const;
   /// So much of what others use there is expected: not counted as foreign until the last copy is gone.
   using Booking = std::shared_ptr<const void>;
   Booking book(const std::vector<std::string>& uuids, std::int64_t mib);

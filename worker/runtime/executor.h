@@ -27,6 +27,7 @@ class Reports {
   virtual void refuse(const Grant& grant, Errc code, std::string what) = 0;
   virtual void progress(wire::Progress progress) = 0;
   virtual void log(const Grant& grant, std::uint64_t offset, std::string bytes) = 0;
+  virtual void model_log(const std::string& model, std::string bytes) = 0;
   virtual void checkpoint(const Grant& grant, const BlobDigest& blob, std::uint64_t step) = 0;
   virtual void released(const Grant& grant) = 0;
   virtual std::uint16_t open_warm_lane(const std::string& device, const std::string& model, std::uint32_t capacity) = 0;

@@ -29,9 +29,9 @@ Duration model_idle_limit() {
 
 using State = ModelHosts::Host::Model::State;
 
-ModelHosts::Host::Host(Shared& s, std::string uuid)
-    : shared(s), c(s.context), device(std::move(uuid)), timer(c.io), idle_timer(c.io), idle_limit(model_idle_limit()),
-      folder(c.scratch + "/children/modelhost-" + device) {}
+ModelHosts::Host::Host(Shared& s, std::string uuid, std::string python_model)
+    : shared(s), c(s.context), device(std::move(uuid)), python(std::move(python_model)), timer(c.io), idle_timer(c.io), setup_timer(c.io), memory_timer(c.io), log_timer(c.io),
+      idle_limit(model_idle_limit()), folder(c.scratch + "/children/modelhost-" + device + (is_python() ? "-" + python : "")) {}
 
 // ---- a model comes
 
@@ -47,6 +47,7 @@ void ModelHosts::Host::fetch(const std::string& key) {
       return self->fail_waiting(key, file.error(), file.error().code == Errc::unknown_blob);
     }
     m.file = std::move(*file);
+    if (self->is_python()) return self->unpack(key);
     m.state = State::waiting_for_child;
     self->load_what_waits();
   });
@@ -59,10 +60,12 @@ void ModelHosts::Host::load_what_waits() {
     model.state = State::loading;
     model.load_id = next_id++;
     child::Frame load{child::Type::load, model.load_id, {}};
-    load.add("model", std::string_view(key)).add("name", std::string_view(model.about.name)).add("path", std::string_view(model.file->path));
+    load.add("model", std::string_view(key)).add("name", std::string_view(model.about.name)).add("path", std::string_view(is_python() ? unpacked : model.file->path));
     load.add("runtime", std::string_view(model.about.runtime)).add("metadata", std::string_view(model.about.metadata));
-    load.add("budget_mib", model.about.budget_mib);
+    load.add("budget_mib", is_python() ? model.booked_mib : model.about.budget_mib);
+    if (is_python()) add_python_fields(load);
     child->send(std::move(load));
+    if (is_python()) expect_loaded();
   }
 }
 
@@ -70,6 +73,8 @@ void ModelHosts::Host::on_loaded(const child::Frame& frame) {
   for (auto& [key, model] : models) {
     if (model.state != State::loading || model.load_id != frame.id) continue;
     model.state = State::warm;
+    setup_timer.cancel();
+    if (is_python()) watch_memory(0);
     const auto batch = std::clamp<std::int64_t>(frame.number("batch_max", 1), 1, kBatchMax);
     model.lane = c.reports.open_warm_lane(device, key, static_cast<std::uint32_t>(2 * batch));
     log::info("model_warm", {{"model", key}, {"device", device}, {"used_mib", std::to_string(frame.number("used_mib"))}, {"batch_max", std::to_string(batch)}});
@@ -82,6 +87,7 @@ void ModelHosts::Host::on_loaded(const child::Frame& frame) {
 }
 
 void ModelHosts::Host::on_load_failed(const std::string& key, const child::Frame& frame) {
+  setup_timer.cancel();
   models[key].state = State::absent;
   models[key].file.reset();
   const session::Ending ending = ending_of_failure({}, frame);
@@ -146,8 +152,8 @@ void ModelHosts::Host::on_unloaded(std::uint64_t id) {
   const auto it = std::find_if(models.begin(), models.end(), [&](const auto& m) { return m.second.state == State::leaving && m.second.load_id == id; });
   if (it == models.end() || retiring) return;
   const auto stays = [&](const auto& m) { return m.first != it->first && (m.second.state != State::absent || m.second.users > 0); };
-  const wire::Device* about = c.devices.by_uuid(device);
-  if (child && about != nullptr && static_cast<DeviceKind>(about->kind) != DeviceKind::cpu && std::none_of(models.begin(), models.end(), stays)) {
+  const wire::Device* where = c.devices.by_uuid(device);
+  if (child && where != nullptr && (is_python() || static_cast<DeviceKind>(where->kind) != DeviceKind::cpu) && std::none_of(models.begin(), models.end(), stays)) {
     retiring = true;             // its lane closes when the process is gone
     return child->stop(kExitGrace);
   }
@@ -171,13 +177,23 @@ bool ModelHosts::Host::ensure_child() {
   }
   ::mkdir(folder.c_str(), 0700);
   ::mkdir(output_dir().c_str(), 0700);
-  ChildProcess::Spec spec;
-  spec.program = shared.program;
-  spec.role = "modelhost";
-  spec.devices = {device};
-  if (const wire::Device* about = c.devices.by_uuid(device)) spec.vram_mib = about->total_mib - about->driver_mib - about->total_mib / 20;
-  spec.scratch = folder;
-  auto started = ChildProcess::start(c, std::move(spec), handlers_of<Host>(weak_from_this()));
+  Result<ChildProcess::Spec> spec = ChildProcess::Spec{};
+  if (is_python()) {
+    spec = python_spec();
+    if (!spec) {   // no interpreter: trying again helps nobody
+      models[python].state = State::absent;
+      fail_waiting(python, spec.error(), true);
+      go_if_empty();
+      return false;
+    }
+  } else {
+    spec->program = shared.program;
+    spec->role = "modelhost";
+    if (const wire::Device* where = c.devices.by_uuid(device)) spec->vram_mib = where->total_mib - where->driver_mib - where->total_mib / 20;
+  }
+  spec->devices = {device};
+  spec->scratch = folder;
+  auto started = ChildProcess::start(c, std::move(*spec), handlers_of<Host>(weak_from_this()));
   if (!started) {
     on_gone(started.error().what);
     return false;
@@ -192,7 +208,10 @@ void ModelHosts::Host::on_ready(const child::Frame& frame) {
   load_what_waits();
 }
 
-void ModelHosts::Host::on_printed(std::string_view text) { log::info("modelhost", {{"device", device}, {"says", std::string(text.substr(0, 500))}}); }
+void ModelHosts::Host::on_printed(std::string_view text) {
+  if (is_python()) return say_log(text);
+  log::info("modelhost", {{"device", device}, {"says", std::string(text.substr(0, 500))}});
+}
 
 /// Every model it held is gone with it; `broken` are those that it was loading.
 void ModelHosts::Host::forget_child_of(std::vector<std::string>& broken, bool was_ready) {
@@ -212,6 +231,8 @@ void ModelHosts::Host::forget_child_of(std::vector<std::string>& broken, bool wa
 
 void ModelHosts::Host::on_gone(const std::string& why) {
   child.reset();
+  setup_timer.cancel();
+  memory_timer.cancel();
   const bool was_ready = ready_at != Instant{};
   if (was_ready && now().steady - ready_at >= kHealthy) failures = 0;
   ready_at = {};
@@ -219,7 +240,7 @@ void ModelHosts::Host::on_gone(const std::string& why) {
     log::info("modelhost_left", {{"device", device}, {"why", "no model is left in it"}});
   } else {
     not_before = now().steady + respawn_backoff(failures++);
-    last_trouble = why.empty() ? "it ended by itself" : why;
+    last_trouble = (why.empty() ? "it ended by itself" : why) + (is_python() ? last_line() : std::string());
     log::warn("modelhost_gone", {{"device", device}, {"reason", last_trouble}, {"jobs", std::to_string(sent.size())}});
   }
   const auto jobs = std::move(sent);
@@ -237,11 +258,17 @@ void ModelHosts::Host::on_gone(const std::string& why) {
   }
   // A model that kills its host while it loads would do so for ever: its jobs fail, and use their retries.
   for (const std::string& key : broken) {
+    if (is_python() && dies_again(key, last_trouble)) continue;
     models[key].state = State::absent;
+    if (is_python()) {
+      fail_waiting(key, *shared.quarantine_of(key), true);
+      continue;
+    }
     fail_waiting(key, {Errc::child_crashed, "the modelhost died while it started or loaded " + key + ": " + last_trouble, ""}, false);
   }
   const auto waits = [](const auto& m) { return m.second.state == State::waiting_for_child; };
   if (std::any_of(models.begin(), models.end(), waits)) load_what_waits();
+  go_if_empty();
 }
 
 void ModelHosts::Host::on_frame(const child::Frame& frame) {
@@ -249,6 +276,7 @@ void ModelHosts::Host::on_frame(const child::Frame& frame) {
     case child::Type::loaded: return on_loaded(frame);
     case child::Type::unloaded: return on_unloaded(frame.id);
     case child::Type::log:
+      if (is_python()) return say_log(std::string(frame.text("text")) + "\n");
       log::info("modelhost", {{"device", device}, {"says", std::string(frame.text("text").substr(0, 500))}});
       return;
     case child::Type::failed:

@@ -8,9 +8,11 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "common/config/model_file.h"
 #include "worker/runtime/allotments.h"
 #include "worker/runtime/child_process.h"
 #include "worker/runtime/child_words.h"
@@ -29,10 +31,14 @@ struct HostJob {
 };
 
 struct ModelHosts::Shared {
-  Shared(ChildContext c, std::string p) : context(std::move(c)), program(std::move(p)) {}
+  /// How often a Python model died while it was set up, on any device here, and until when it is not tried again.
+  struct Deaths { unsigned count{}; Instant until{}; std::string why; };
+  Shared(ChildContext c, std::string p, std::string s) : context(std::move(c)), program(std::move(p)), serve(std::move(s)) {}
+  [[nodiscard]] std::optional<Error> quarantine_of(const std::string& model);
   ChildContext context;
-  std::string program;
-  std::map<std::string, std::shared_ptr<Host>> hosts;
+  std::string program, serve;
+  std::map<std::string, std::shared_ptr<Host>> hosts;   ///< by device; of a Python model: by device and model
+  std::map<std::string, Deaths> deaths;                 ///< by model
   std::map<Grant, std::pair<std::weak_ptr<Host>, std::shared_ptr<HostJob>>> jobs;
 };
 
@@ -42,6 +48,7 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
     wire::Model about;
     Pinned file;
     Allotment memory;
+    std::int64_t booked_mib{};
     std::uint64_t load_id{};       ///< of the load, then of the unload
     std::uint16_t lane{};
     std::size_t users{};           ///< jobs taken and not over
@@ -49,7 +56,8 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
     std::vector<std::shared_ptr<HostJob>> waiting;
   };
 
-  Host(Shared& s, std::string uuid);
+  /// `python`: the one model that lives here, else many of gpuq-modelhost's.
+  Host(Shared& s, std::string uuid, std::string python);
   void take(const std::shared_ptr<HostJob>& job);
   void evict_if_idle(const std::string& key, const std::string& why);
   void leave(const std::shared_ptr<HostJob>& job, Outcome outcome);
@@ -74,6 +82,17 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
   void end(const std::shared_ptr<HostJob>& job, session::Ending ending);
   void forget(const std::shared_ptr<HostJob>& job);
   void fail_waiting(const std::string& key, const Error& error, bool final);
+  // a Python model: python_host.cpp
+  [[nodiscard]] bool is_python() const { return !python.empty(); }
+  void unpack(const std::string& key);
+  Result<ChildProcess::Spec> python_spec();
+  void add_python_fields(child::Frame& load);
+  void expect_loaded();
+  void watch_memory(unsigned over);
+  void say_log(std::string_view text);
+  [[nodiscard]] std::string last_line() const;         ///< ": …", of what it printed; empty when it printed nothing
+  bool dies_again(const std::string& key, const std::string& why);   ///< false: quarantined now
+  void go_if_empty();
   // models and the child: model_host.cpp
   void fetch(const std::string& key);
   void load_what_waits();
@@ -88,8 +107,16 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
   [[nodiscard]] std::string output_dir() const { return folder + "/out"; }
 
   std::string device;
+  const std::string python;
+  std::optional<ModelFile> about;            ///< model.toml
+  std::string unpacked;                      ///< where the model's folder lies
   asio::steady_timer timer;
   asio::steady_timer idle_timer;
+  asio::steady_timer setup_timer, memory_timer;
+  std::string printed;                       ///< the newest of its log, for an error text
+  std::string unsaid;                        ///< of its log: leaves a few times a second
+  asio::steady_timer log_timer;
+  bool log_armed{};
   const Duration idle_limit;
   std::string folder;
   std::map<std::string, Model> models;

@@ -34,6 +34,7 @@ void ModelHosts::Host::take(const std::shared_ptr<HostJob>& job) {
       return refuse(memory.error().code, memory.error().what);
     }
     model.memory = std::move(*memory);
+    model.booked_mib = item.granted_mib > 0 ? item.granted_mib : item.model.budget_mib;
   }
   ++model.users;
   if (model.state != State::warm) c.reports.started(item.grant);   // loading is part of the attempt
@@ -133,7 +134,7 @@ void ModelHosts::Host::shut_down() {
 
 // ---- all devices
 
-ModelHosts::ModelHosts(ChildContext context, std::string program) : shared_(std::make_shared<Shared>(std::move(context), std::move(program))) {}
+ModelHosts::ModelHosts(ChildContext context, std::string program, std::string serve) : shared_(std::make_shared<Shared>(std::move(context), std::move(program), std::move(serve))) {}
 ModelHosts::~ModelHosts() {
   for (auto& [device, host] : shared_->hosts)
     if (host->child) host->child->forget();
@@ -146,10 +147,16 @@ void ModelHosts::start(Job job) {
   }
   const std::string device = job.item.devices[0];
   if (shared_->context.devices.by_uuid(device) == nullptr) return shared_->context.reports.refuse(job.item.grant, Errc::not_here, "no device " + device + " here");
-  std::shared_ptr<Host>& host = shared_->hosts[device];
-  if (!host) host = std::make_shared<Host>(*shared_, device);
+  const std::string model = model_key(job.item.model);
+  const bool python = job.item.model.runtime == "python";
+  if (python ? shared_->serve.empty() : shared_->program.empty())
+    return shared_->context.reports.refuse(job.item.grant, Errc::not_here, python ? "this worker has no gpuq/serve for Python models" : "this worker has no gpuq-modelhost");
+  if (python)
+    if (auto why = shared_->quarantine_of(model)) return shared_->context.reports.ended(failed(job.item.grant, *why));
+  std::shared_ptr<Host>& host = shared_->hosts[python ? device + " " + model : device];
+  if (!host) host = std::make_shared<Host>(*shared_, device, python ? model : std::string());
   auto entry = std::make_shared<HostJob>();
-  entry->model = model_key(job.item.model);
+  entry->model = model;
   entry->job = std::move(job);
   shared_->jobs[entry->job.item.grant] = {host, entry};
   const auto keep = host;
@@ -180,10 +187,11 @@ void ModelHosts::preempt(const Grant& grant, const std::string&, Duration deadli
 }
 
 void ModelHosts::evict(const std::string& device, const std::string& model) {
-  if (const auto host = shared_->hosts.find(device); host != shared_->hosts.end()) {
-    const auto keep = host->second;
-    keep->evict_if_idle(model, "the broker needs the room");
-  }
+  for (const std::string& key : {device, device + " " + model})
+    if (const auto host = shared_->hosts.find(key); host != shared_->hosts.end()) {
+      const auto keep = host->second;
+      keep->evict_if_idle(model, "the broker needs the room");
+    }
 }
 
 void ModelHosts::kill_all() {

@@ -333,6 +333,10 @@ void Supervisor::log(const Grant& grant, std::uint64_t offset, std::string bytes
   session_->job_log(grant, offset, std::move(bytes));
   schedule_turn();
 }
+void Supervisor::model_log(const std::string& model, std::string bytes) {
+  session_->model_log(model, std::move(bytes));
+  schedule_turn();
+}
 void Supervisor::checkpoint(const Grant& grant, const BlobDigest& blob, std::uint64_t step) {
   session_->job_checkpoint(grant, blob, step);
   schedule_turn();

@@ -34,6 +34,7 @@ class Supervisor final : public Reports {
   void refuse(const Grant& grant, Errc code, std::string what) override;
   void progress(wire::Progress progress) override;
   void log(const Grant& grant, std::uint64_t offset, std::string bytes) override;
+  void model_log(const std::string& model, std::string bytes) override;
   void checkpoint(const Grant& grant, const BlobDigest& blob, std::uint64_t step) override;
   void released(const Grant& grant) override;
   std::uint16_t open_warm_lane(const std::string& device, const std::string& model, std::uint32_t capacity) override;

@@ -126,12 +126,13 @@ void Supervisor::make_executors() {
   reserve_ = std::make_unique<Reserve>(io_, *this, [] { return now().steady; }, *devices_, *allotments_);
   command_ = std::make_unique<Command>(context);
   kinds_ = {"echo", "sleep", "reserve", "command"};
-  if (const std::string program = child_program("gpuq-modelhost"); !program.empty()) {
-    modelhosts_ = std::make_unique<ModelHosts>(context, program);
+  const std::string host_program = child_program("gpuq-modelhost"), serve = python_file("gpuq/serve/__main__.py");
+  if (!host_program.empty() || !serve.empty()) {
+    modelhosts_ = std::make_unique<ModelHosts>(context, host_program, serve);
     kinds_.insert(kinds_.end(), {"detect", "infer"});
-  } else {
-    log::info("kinds_left_out", {{"kinds", "detect infer"}, {"reason", "no gpuq-modelhost beside gpuq-worker"}, {"try", "build with LibTorch, or set GPUQ_LIBEXEC"}});
   }
+  if (host_program.empty()) log::info("runtimes_left_out", {{"runtime", "torchscript"}, {"reason", "no gpuq-modelhost beside gpuq-worker"}, {"try", "build with LibTorch, or set GPUQ_LIBEXEC"}});
+  if (serve.empty()) log::info("runtimes_left_out", {{"runtime", "python"}, {"reason", "no gpuq/serve in ../share/gpuq/python beside gpuq-worker"}, {"try", "set GPUQ_PYTHON_DIR to client/python"}});
   if (const std::string program = child_program("gpuq-trainer"); !program.empty()) {
     trainers_ = std::make_unique<Trainers>(context, program);
     kinds_.push_back("train.detector");

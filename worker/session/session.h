@@ -128,6 +128,7 @@ class Session {
   void job_ended(Instant now, Ending ending, Actions& out);
   void job_refused(const Grant& grant, Errc code, std::string what);
   void job_progress(wire::Progress progress);
+  void model_log(std::string model, std::string bytes);
   void job_log(const Grant& grant, std::uint64_t offset, std::string bytes);
   void job_checkpoint(const Grant& grant, const BlobDigest& blob, std::uint64_t step);
   void job_released(const Grant& grant);

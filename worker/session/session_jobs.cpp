@@ -215,6 +215,10 @@ void Session::job_log(const Grant& grant, std::uint64_t offset, std::string byte
   if (link_ == Link::up && held_.contains(grant)) logs_.push_back(Send{wire::Log{grant, offset}, 0, std::move(bytes)});
 }
 
+void Session::model_log(std::string model, std::string bytes) {
+  if (link_ == Link::up) logs_.push_back(Send{wire::ModelLog{std::move(model)}, 0, std::move(bytes)});
+}
+
 void Session::job_checkpoint(const Grant& grant, const BlobDigest& blob, std::uint64_t step) {
   const auto it = held_.find(grant);
   if (it == held_.end() || it->second.ended) return;

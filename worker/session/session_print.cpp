@@ -38,6 +38,7 @@ std::string show(const wire::Message& message) {
           [](const wire::WorkerBeat& m) { return "BEAT last=" + std::to_string(m.last_number) + " running=" + join(m.running, [](const Grant& g) { return show(g); }); },
           [](const wire::Progress& m) { return "PROGRESS " + show(m.grant) + " " + std::to_string(m.step) + "/" + std::to_string(m.total); },
           [](const wire::Log& m) { return "LOG " + show(m.grant) + " @" + std::to_string(m.offset); },
+          [](const wire::ModelLog& m) { return "MODEL LOG " + m.model; },
           [](const wire::CheckpointSaved& m) { return "CHECKPOINT " + show(m.grant) + " step " + std::to_string(m.step); },
           [](const wire::MemoryReleased& m) { return "RELEASED " + show(m.grant); },
           [](const wire::Goodbye&) { return std::string("GOODBYE"); },

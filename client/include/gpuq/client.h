@@ -242,6 +242,7 @@ class Client {
   std::vector<WorkerStatus> workers();
   Top top();
   LogChunk logs(const std::string& id, std::uint64_t offset);
+  LogChunk model_logs(const std::string& model, std::uint64_t offset);   ///< what the processes of a Python model print: NAME or NAME@VERSION; `end` never comes
   void follow_logs(const std::string& id, std::uint64_t offset, std::function<bool(const LogChunk&)> on_chunk);  ///< until end or false; an empty chunk comes a few times a second, so that you may leave
   Model push_model(const std::string& name, const std::string& path, const std::string& runtime = "torchscript", std::int64_t budget_mib = 0);
   Model push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime, const std::string& metadata = {}, std::int64_t budget_mib = 0);
