@@ -17,6 +17,7 @@
 
 #include "client/cli/cli.h"
 #include "client/cli/doctor.h"
+#include "client/cli/ports.h"
 #include "client/cli/programs.h"
 #include "client/cli/selectors.h"
 #include "client/cli/text.h"
@@ -135,6 +136,10 @@ void broker(Cli& cli, std::vector<Finding>& out) {
     const auto workers = cli.client().workers();
     if (workers.empty()) out.push_back({"workers", Finding::warn, "no worker is connected", "jobs wait", "gpuq-worker --access-file worker.json"});
     else out.push_back(good("workers", std::to_string(workers.size()) + " connected"));
+    std::string other;
+    for (const gpuq::WorkerStatus& w : workers)
+      if (w.version != top.broker_version) other += (other.empty() ? "" : ", ") + w.name + " " + w.version;
+    if (!other.empty()) out.push_back({"worker version", Finding::warn, "other versions than the broker's " + top.broker_version + ": " + other.substr(0, 200), "new options of one side are unknown to the other", "update them; a drained worker loses nothing: gpuq drain NAME"});
   } catch (const gpuq::Error& error) {
     out.push_back({"broker", Finding::red, std::string("[") + error.code() + "] " + error.what(), "nothing can be submitted from here", error.next()});
   }
@@ -178,6 +183,26 @@ Finding sync_time(const std::string& dir) {
   return good("fsync", text);
 }
 
+/// Free, or held by a broker of ours; anything else keeps the next broker from starting.
+void ports(std::vector<Finding>& out) {
+  const std::vector<std::uint16_t> wanted{7700, 7701, 7702};
+  std::string ours;
+  bool foreign = false;
+  for (const Listener& l : listeners(wanted)) {
+    const std::string port = std::to_string(l.port);
+    if (l.program.starts_with("gpuq-broker")) {
+      ours += (ours.empty() ? "" : ", ") + port + " by gpuq-broker (pid " + std::to_string(l.pid) + ")";
+      continue;
+    }
+    foreign = true;
+    const std::string who = l.program.empty() ? "another user's program" : l.program + " (pid " + std::to_string(l.pid) + ")";
+    out.push_back({"ports", Finding::warn, "port " + port + " is held by " + who, l.port == 7702 ? "a broker here cannot serve its metrics and pages there" : "a broker with its usual ports cannot start on this machine",
+                   "stop it, or gpuq up --port 7710   (a broker alone: --listen-clients, --listen-workers, --listen-http)"});
+  }
+  if (!ours.empty()) out.push_back(good("ports", "held: " + ours));
+  else if (!foreign) out.push_back(good("ports", "7700-7702 are free"));
+}
+
 Finding open_files() {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
@@ -196,6 +221,7 @@ std::vector<Finding> examine(Cli& cli, const std::string& dir, bool quick) {
   bool have_access = false;
   keys(cli, out, have_access);
   if (have_access && !quick) broker(cli, out);
+  ports(out);
   out.push_back(disk(dir));
   out.push_back(sync_time(dir));
   out.push_back(open_files());
