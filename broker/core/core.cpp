@@ -33,6 +33,7 @@ void Core::step(const Moment& now, std::uint64_t entropy, Event event, Effects& 
                  [&](FetchedReceived& e) { s.on_fetched(e); },
                  [&](ModelPushed& e) { s.on_model_pushed(e); },
                  [&](ModelRemoveReceived& e) { s.on_model_removed(e); },
+                 [&](ModelCommand& e) { s.on_model_command(e); },
                  [&](ClientGone& e) { s.on_client_gone(e); },
                  [&](WorkerHello& e) { s.on_hello(e); },
                  [&](WorkerPulled& e) { s.on_pulled(e); },

@@ -35,7 +35,10 @@ struct WatchReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> 
 struct CancelReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; };
 struct RetryReceived { PeerId peer; std::uint64_t request{}; std::string owner; JobId job; JobId new_id; bool watch{}; };
 struct FetchedReceived { PeerId peer; std::vector<JobId> jobs; };                              ///< not answered
-struct ModelPushed { PeerId peer; std::uint64_t request{}; ModelRecord record; };             ///< becomes the promoted version
+struct ModelPushed { PeerId peer; std::uint64_t request{}; ModelRecord record; bool promote{true}; };   ///< promote: NAME means it from now on; the first of a name always is
+/// `promote`: NAME means this version from now on. `rollback`: the one that was promoted before; said again, the one before that.
+enum class ModelVerb : std::uint8_t { promote, rollback };
+struct ModelCommand { PeerId peer; std::uint64_t request{}; ModelVerb verb{}; std::string name, version; };   ///< answered with ModelAnswer
 struct ModelRemoveReceived { PeerId peer; std::uint64_t request{}; std::string name; std::string version; };  ///< version empty = all
 /// `preempt`: a running job is asked to leave. `hold`: a job that has not started does not start; a running one goes on, and is held
 /// should it come back. `release`: the opposite. Answered with one CommandAnswer, an item per job.
@@ -140,7 +143,7 @@ struct StoreUp {};
 struct TimerFired {};                                           ///< next_wakeup() has come
 
 using Event = std::variant<SubmitReceived, WatchReceived, CancelReceived, RetryReceived, FetchedReceived, ModelPushed,
-                           ModelRemoveReceived, ClientGone, WorkerHello, WorkerPulled, WorkerBeat, AttemptsStarted,
+                           ModelRemoveReceived, ModelCommand, ClientGone, WorkerHello, WorkerPulled, WorkerBeat, AttemptsStarted,
                            AttemptRefused, AttemptsEnded, CheckpointSaved, MemoryReleased, WorkerGoodbye, LinksGone,
                            BatchCommitted, PayloadMissing, StoreDown, StoreUp, TimerFired, BatchCut, PreemptAsked,
                            JobCommand, UpdateReceived, FleetCommand, PolicyLoaded>;

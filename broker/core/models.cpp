@@ -1,4 +1,5 @@
-// models.cpp - the registry: a push becomes the promoted version; NAME alone means that one at the time of the grant.
+// models.cpp - the registry: NAME alone means the promoted version at the time of the grant. What was promoted when is kept in the
+// records, so that a rollback finds its way back after a restart, too.
 #include <algorithm>
 
 #include "broker/core/state.h"
@@ -31,7 +32,9 @@ void Core::State::promote(Index version) {
     }
     it->second = version;
   }
-  versions[version].record.promoted = true;
+  ModelRecord& record = versions[version].record;
+  if (!record.promoted || record.promoted_at.ms == 0) record.promoted_at = std::max(now.wall, WallTime{1});
+  record.promoted = true;
   ++models_epoch;
 }
 
@@ -51,13 +54,50 @@ void Core::State::on_model_pushed(ModelPushed& e) {
   if (r.version.size() > config.limits.name_chars_max) return refuse(Errc::bad_message, "the version of model " + r.name + " is too long", "leave it out");
   r.pushed = now.wall;
   const Index version = version_for(r.name + "@" + r.version);
+  const ModelRecord before = versions[version].registered ? versions[version].record : ModelRecord{};
+  const auto current = promoted.find(r.name);
+  const bool is_first = current == promoted.end() || !versions[current->second].registered;
   versions[version].registered = true;
+  r.promoted = before.promoted;
+  r.promoted_at = before.promoted_at;
   versions[version].record = r;
-  promote(version);
+  if (e.promote || is_first) promote(version);
   store_model(versions[version].record);
   wake_all_parked();
   answer.ok = true;
   answer.record = versions[version].record;
+  send(std::move(answer));
+}
+
+void Core::State::on_model_command(const ModelCommand& e) {
+  ModelAnswer answer{e.peer, e.request, false, {}, {}, {}};
+  const auto refuse = [&](Errc code, std::string what, std::string next) {
+    answer.error = {code, std::move(what), std::move(next)};
+    answer.record.name = e.name;
+    answer.record.version = e.version;
+    send(std::move(answer));
+  };
+  Index chosen = kNone;
+  for (Index v = 0; v < versions.size(); ++v) {
+    const ModelVersion& one = versions[v];
+    if (!one.registered || one.name != e.name) continue;
+    if (e.verb == ModelVerb::promote ? one.record.version == e.version : !one.record.promoted && one.record.promoted_at.ms != 0 && (chosen == kNone || one.record.promoted_at > versions[chosen].record.promoted_at)) chosen = v;
+  }
+  if (chosen == kNone && e.verb == ModelVerb::promote) return refuse(Errc::unknown_model, "model " + e.name + "@" + e.version + " is not registered", "gpuq model list");
+  if (chosen == kNone) return refuse(Errc::not_found, "model " + e.name + " has no version that was promoted before", "gpuq model list");
+  if (e.verb == ModelVerb::rollback) {
+    const Index left = promoted.at(e.name);
+    const WallTime then = versions[chosen].record.promoted_at;
+    versions[left].record.promoted_at = {};   // out of the way back: the next rollback goes further
+    promote(chosen);
+    versions[chosen].record.promoted_at = then;
+  } else if (!versions[chosen].record.promoted) {
+    promote(chosen);
+  }
+  store_model(versions[chosen].record);
+  wake_all_parked();
+  answer.ok = true;
+  answer.record = versions[chosen].record;
   send(std::move(answer));
 }
 

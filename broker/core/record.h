@@ -95,6 +95,7 @@ struct ModelRecord {
   WallTime pushed{};
   std::string owner;
   bool promoted{};
+  WallTime promoted_at{};     ///< last time NAME came to mean it; 0 = never, or a rollback left it
   bool operator==(const ModelRecord&) const = default;
 };
 

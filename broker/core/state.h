@@ -497,6 +497,7 @@ struct Core::State {
   Index version_for(std::string_view text);
   void on_model_pushed(ModelPushed& e);
   void on_model_removed(ModelRemoveReceived& e);
+  void on_model_command(const ModelCommand& e);
   void store_model(const ModelRecord& record);
   void promote(Index version);
 

@@ -111,6 +111,7 @@ struct Broker::State {
   void on_result(Peer& peer, std::uint64_t request, const wire::ResultQuery& query);
   void on_log_query(Peer& peer, std::uint64_t request, const wire::LogQuery& query);
   void on_model_push(Peer& peer, std::uint64_t request, wire::ModelPush&& push);
+  void on_model_command(Peer& peer, std::uint64_t request, wire::ModelCommand&& command);
   void on_model_remove(Peer& peer, std::uint64_t request, wire::ModelRemove&& remove);
   void on_top(Peer& peer, std::uint64_t request);
   void on_workers_query(Peer& peer, std::uint64_t request);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "broker/shell/broker_state.h"
+#include "broker/shell/model_condition.h"
 #include "common/config/clock.h"
 #include "common/log.h"
 
@@ -50,6 +51,7 @@ void Broker::State::on_client(Peer& peer, wire::Decoded&& decoded, std::string_v
                  [&](wire::TopQuery&) { on_top(peer, request); },
                  [&](wire::ModelPush& m) { on_model_push(peer, request, std::move(m)); },
                  [&](wire::ModelRemove& m) { on_model_remove(peer, request, std::move(m)); },
+                 [&](wire::ModelCommand& m) { on_model_command(peer, request, std::move(m)); },
                  [&](wire::ModelsQuery&) {
                    wire::ModelsReply models;
                    for (const core::ModelRecord& m : core->models()) models.models.push_back(to_wire(m));
@@ -278,10 +280,34 @@ void Broker::State::on_model_push(Peer& peer, std::uint64_t request, wire::Model
   if (needs_admin(peer, request, "pushing a model") || refused_while_down(peer, request)) return;
   const auto bytes = blobs.size_of(push.model.blob);
   if (!bytes) return refuse(peer, request, {Errc::unknown_blob, "blob " + to_string(push.model.blob) + " is not stored", "upload it first (BLOB_PUT), then push the model"});
+  const bool promote = push.promote;
   auto record = to_core(std::move(push), *bytes, peer.name, now().wall);
   if (!record) return refuse(peer, request, record.error());
   log::info("model_pushed", {{"model", record->name + "@" + record->version}, {"by", peer.name}});
-  step(core::ModelPushed{peer.id, request, std::move(*record)});
+  step(core::ModelPushed{peer.id, request, std::move(*record), promote});
+}
+
+/// Judged and promoted in one turn: nobody can promote another version in between.
+void Broker::State::on_model_command(Peer& peer, std::uint64_t request, wire::ModelCommand&& command) {
+  if (needs_admin(peer, request, "changing what a model's name means") || refused_while_down(peer, request)) return;
+  const bool promotes = command.verb == "promote";
+  if (!promotes && command.verb != "rollback") return refuse(peer, request, {Errc::bad_message, "there is no order '" + command.verb.substr(0, kLimits.name_chars_max) + "' for models", "promote or rollback"});
+  std::string why;
+  if (promotes && !command.condition.empty()) {
+    std::optional<ModelMetrics> candidate, current;
+    for (const core::ModelRecord& model : core->models()) {
+      if (model.name != command.name) continue;
+      if (model.version == command.version) candidate = metrics_of(model.metadata);
+      if (model.promoted && model.version != command.version) current = metrics_of(model.metadata);
+    }
+    if (candidate) {   // else the core says that there is no such version
+      auto judged = judge_promotion(command.condition, *candidate, current);
+      if (!judged) return refuse(peer, request, judged.error());
+      why = std::move(*judged);
+    }
+  }
+  log::info("model_" + command.verb, {{"model", command.name + (command.version.empty() ? "" : "@" + command.version)}, {"by", peer.name}, {"because", why}});
+  step(core::ModelCommand{peer.id, request, promotes ? core::ModelVerb::promote : core::ModelVerb::rollback, std::move(command.name), std::move(command.version)});
 }
 
 void Broker::State::on_model_remove(Peer& peer, std::uint64_t request, wire::ModelRemove&& remove) {

@@ -274,7 +274,8 @@ Result<core::ModelRecord> to_core(wire::ModelPush&& push, std::uint64_t blob_byt
                            .metadata = std::move(m.metadata),
                            .pushed = now,
                            .owner = owner,
-                           .promoted = true};
+                           .promoted = false,
+                           .promoted_at = {}};
 }
 
 }  // namespace gq::broker

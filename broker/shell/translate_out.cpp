@@ -128,7 +128,8 @@ wire::Model to_wire(const core::ModelRecord& m) {
           .bytes = m.bytes,
           .budget_mib = m.budget.value,
           .pushed_ms = m.pushed.ms,
-          .promoted = m.promoted};
+          .promoted = m.promoted,
+          .promoted_ms = m.promoted_at.ms};
 }
 
 wire::JobStatus to_wire(const core::JobRecord& record) {

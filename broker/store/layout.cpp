@@ -222,7 +222,8 @@ std::string encode(const core::ModelRecord& m) {
   Writer w(out);
   w.text(m.name), w.text(m.version), w.blob(m.blob), w.u(m.bytes), w.text(m.runtime), w.i(m.budget.value),
       w.text(m.metadata);
-  w.i(m.pushed.ms), w.text(m.owner), w.u8(m.promoted ? 1 : 0);
+  w.i(m.pushed.ms), w.text(m.owner), w.u8((m.promoted ? 1 : 0) | (m.promoted_at.ms != 0 ? 2 : 0));
+  if (m.promoted_at.ms != 0) w.i(m.promoted_at.ms);
   return out;
 }
 std::string field_of(core::OperatorSetting::Kind kind, const std::string& target) {
@@ -285,7 +286,10 @@ Result<core::ModelRecord> decode_model(std::string_view bytes) {
   core::ModelRecord m;
   m.name = r.text(), m.version = r.text(), m.blob = r.blob(), m.bytes = r.u(), m.runtime = r.text(),
   m.budget.value = r.i();
-  m.metadata = r.text(), m.pushed.ms = r.i(), m.owner = r.text(), m.promoted = r.u8() != 0;
+  m.metadata = r.text(), m.pushed.ms = r.i(), m.owner = r.text();
+  const std::uint8_t flags = r.u8();
+  m.promoted = (flags & 1U) != 0;
+  if ((flags & 2U) != 0) m.promoted_at.ms = r.i();
   return r.finish(std::move(m));
 }
 

@@ -240,7 +240,7 @@ Json to_json(const gpuq::WorkerStatus& w) {
 
 Json to_json(const gpuq::Model& m) {
   return {{"name", m.name}, {"version", m.version}, {"runtime", m.runtime}, {"blob", m.blob}, {"size_bytes", m.bytes}, {"budget_mib", m.budget_mib},
-          {"pushed_ms", m.pushed_ms}, {"owner", m.owner}, {"promoted", m.promoted}, {"metadata", m.metadata}};
+          {"pushed_ms", m.pushed_ms}, {"owner", m.owner}, {"promoted", m.promoted}, {"promoted_ms", m.promoted_ms}, {"metadata", m.metadata}};
 }
 
 Json to_json(const gpuq::Top& t) {

@@ -434,17 +434,27 @@ void Client::follow_logs(const std::string& id, std::uint64_t offset, std::funct
 
 // ---- models
 
-Model Client::push_model(const std::string& name, const std::string& path, const std::string& runtime, std::int64_t budget_mib) {
+Model Client::push_model(const std::string& name, const std::string& path, const std::string& runtime, std::int64_t budget_mib, bool promote) {
   struct stat status {};
   if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))
     raise({Errc::bad_input, path + " is a folder; a model is one TorchScript file", "export it with torch.jit.save or yolo export format=torchscript, then push the file"});
   if (::stat(path.c_str(), &status) == 0 && status.st_size == 0) raise({Errc::bad_model, path + " is empty", "push a TorchScript file"});
   const std::string blob = upload_file(path);
-  return push_model_from_blob(name, blob, static_cast<std::uint64_t>(status.st_size), runtime, {}, budget_mib);
+  return push_model_from_blob(name, blob, static_cast<std::uint64_t>(status.st_size), runtime, {}, budget_mib, promote);
+}
+
+Model Client::promote_model(const std::string& name, const std::string& version, const std::string& condition) {
+  Answer answer = state_->ask(gq::wire::ModelCommand{"promote", name, version, condition});
+  return to_public(state_->expect<gq::wire::ModelReply>(answer).model);
+}
+
+Model Client::rollback_model(const std::string& name) {
+  Answer answer = state_->ask(gq::wire::ModelCommand{"rollback", name, {}, {}});
+  return to_public(state_->expect<gq::wire::ModelReply>(answer).model);
 }
 
 Model Client::push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime,
-                                   const std::string& metadata, std::int64_t budget_mib) {
+                                   const std::string& metadata, std::int64_t budget_mib, bool promote) {
   const auto digest = gq::parse_blob_digest(blob);
   if (!digest) raise({Errc::usage, "'" + blob + "' is no blob digest", ""});
   gq::wire::ModelPush push;
@@ -454,6 +464,7 @@ Model Client::push_model_from_blob(const std::string& name, const std::string& b
   push.model.blob = *digest;
   push.model.bytes = bytes;
   push.model.budget_mib = budget_mib;
+  push.promote = promote;
   Answer answer = state_->ask(push);
   return to_public(state_->expect<gq::wire::ModelReply>(answer).model);
 }

@@ -124,7 +124,7 @@ gpuq::WorkerStatus to_public(const wire::WorkerStatus& s) {
 gpuq::Model to_public(const wire::Model& m) {
   gpuq::Model out;
   out.name = m.name; out.version = m.version; out.runtime = m.runtime; out.metadata = m.metadata; out.owner = m.owner;
-  out.blob = hex_or_empty(m.blob); out.bytes = m.bytes; out.budget_mib = m.budget_mib; out.pushed_ms = m.pushed_ms; out.promoted = m.promoted;
+  out.blob = hex_or_empty(m.blob); out.bytes = m.bytes; out.budget_mib = m.budget_mib; out.pushed_ms = m.pushed_ms; out.promoted = m.promoted; out.promoted_ms = m.promoted_ms;
   return out;
 }
 

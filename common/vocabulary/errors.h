@@ -61,7 +61,8 @@ namespace gq {
   X(checkpoint_corrupt, "CHECKPOINT_CORRUPT", 1) \
   X(worker_lost, "WORKER_LOST", 1)           \
   X(not_here, "NOT_HERE", 1)                 \
-  X(internal, "INTERNAL", 5)
+  X(internal, "INTERNAL", 5)                 \
+  X(condition_false, "CONDITION_FALSE", 1)
 
 enum class Errc : std::uint8_t {
 #define GQ_ENUMERATE(name, text, exit_code) name,

@@ -121,6 +121,7 @@ inline constexpr std::array kKinds{
     KindTraits{"command", JobClass::training, false, true, {512}, OnPreempt::restart},
     KindTraits{"echo", JobClass::inference, false, false, {0}, OnPreempt::restart},
     KindTraits{"sleep", JobClass::inference, false, false, {0}, OnPreempt::restart},
+    KindTraits{"warm", JobClass::inference, true, true, {1024}, OnPreempt::restart},   // loads its model and ends: before a promotion, say
     KindTraits{"reserve", JobClass::training, false, true, {512}, OnPreempt::never},   // for a process that gpuq does not start, and cannot ask to leave
 };
 using KindIndex = std::uint8_t;  ///< index into kKinds; the text travels on the wire and in records

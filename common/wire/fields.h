@@ -35,7 +35,7 @@ GQ_SHAPE(Header, array, F(v), F(min), F(type), F(id), F(trace))
 GQ_SHAPE(Grant, array, F(job), F(attempt), F(nonce))
 GQ_SHAPE(Lane, array, F(lane), FMAX(kind, kLaneKindMax), F(device), F(model))
 GQ_SHAPE(Credit, array, F(lane), F(limit))
-GQ_SHAPE(Model, array, F(name), F(version), F(runtime), F(metadata), F(owner), F(blob), F(bytes), F(budget_mib), F(pushed_ms), F(promoted))
+GQ_SHAPE(Model, array, F(name), F(version), F(runtime), F(metadata), F(owner), F(blob), F(bytes), F(budget_mib), F(pushed_ms), F(promoted), F(promoted_ms))
 
 // ---- hot bodies and their items: arrays
 GQ_SHAPE(SubmitItem, array, F(id), F(digest), F(kind), FMAX(job_class, kClassMax), FMAX(priority, 9), F(payload_bytes), F(watch), F(model),
@@ -94,7 +94,8 @@ GQ_SHAPE(WorkerStatus, map, F(name), F(host), F(version), F(state), F(since_beat
 GQ_SHAPE(WorkersReply, map, F(workers))
 GQ_SHAPE(LogQuery, map, F(job), F(offset), F(follow), F(model))
 GQ_SHAPE(LogReply, map, F(job), F(offset), F(next), F(end))
-GQ_SHAPE(ModelPush, map, F(model))
+GQ_SHAPE(ModelPush, map, F(model), F(promote))
+GQ_SHAPE(ModelCommand, map, F(verb), F(name), F(version), F(condition))
 GQ_SHAPE(ModelRemove, map, F(name), F(version))
 GQ_SHAPE(ModelReply, map, F(model))
 GQ_SHAPE(ModelsQuery, map)

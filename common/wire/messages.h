@@ -31,7 +31,7 @@ inline constexpr std::uint8_t kOldestReader = 1;
   X(25, WorkersReply) X(26, LogQuery) X(27, LogReply) X(28, ModelPush) X(29, ModelRemove) X(30, ModelReply) X(31, ModelsQuery) \
   X(32, ModelsReply) X(33, ResultQuery) X(34, ResultReply) X(35, TopQuery) X(36, TopReply) X(37, Command) X(38, CommandReply) \
   X(39, UpdateJob) X(40, ExplainQuery) X(41, ExplainReply) X(42, PlanSubmit) X(43, PlanPolicy) X(44, PlanPolicyReply) X(45, ConfigQuery) \
-  X(46, ConfigReply) \
+  X(46, ConfigReply) X(47, ModelCommand) \
   X(50, Pull) X(51, Assign) X(52, Started) X(53, Refused) X(54, Ended) X(55, Accepted) X(56, PreemptJob) X(57, CancelJob) \
   X(58, Progress) X(59, Log) X(60, CheckpointSaved) X(61, MemoryReleased) X(62, WorkerBeat) X(63, WorkerBeatReply) \
   X(64, EvictModel) X(67, ModelLog) \
@@ -120,9 +120,10 @@ struct WorkerStatus { std::string name, host, version, state; std::int64_t since
 struct WorkersReply { std::vector<WorkerStatus> workers; bool operator==(const WorkersReply&) const = default; };
 struct LogQuery { JobId job; std::uint64_t offset{}; bool follow{}; std::string model{}; bool operator==(const LogQuery&) const = default; };              ///< follow: replies keep coming on this id until the job is final
 struct LogReply { JobId job; std::uint64_t offset{}; std::uint64_t next{}; bool end{}; bool operator==(const LogReply&) const = default; };  ///< bytes in frame 1; offset > asked = the ring had moved on
-struct Model { std::string name, version, runtime, metadata, owner; BlobDigest blob; std::uint64_t bytes{}; std::int64_t budget_mib{}, pushed_ms{}; bool promoted{}; bool operator==(const Model&) const = default; };
-struct ModelPush { Model model; bool operator==(const ModelPush&) const = default; };                                                 ///< its blob must be stored already
+struct Model { std::string name, version, runtime, metadata, owner; BlobDigest blob; std::uint64_t bytes{}; std::int64_t budget_mib{}, pushed_ms{}; bool promoted{}; std::int64_t promoted_ms{}; bool operator==(const Model&) const = default; };
+struct ModelPush { Model model; bool promote{true}; bool operator==(const ModelPush&) const = default; };                                                 ///< its blob must be stored already
 struct ModelRemove { std::string name, version; bool operator==(const ModelRemove&) const = default; };
+struct ModelCommand { std::string verb, name, version, condition; bool operator==(const ModelCommand&) const = default; };                    ///< promote, rollback
 struct ModelReply { Model model; bool operator==(const ModelReply&) const = default; };
 struct ModelsQuery { bool operator==(const ModelsQuery&) const = default; };
 struct ModelsReply { std::vector<Model> models; bool operator==(const ModelsReply&) const = default; };

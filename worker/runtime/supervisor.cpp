@@ -243,7 +243,7 @@ Executor* Supervisor::executor_of(const std::string& kind) const {
   if (kind == "sleep") return sleep_.get();
   if (kind == "reserve") return reserve_.get();
   if (kind == "command") return command_.get();
-  if (kind == "detect" || kind == "infer") return modelhosts_.get();
+  if (kind == "detect" || kind == "infer" || kind == "warm") return modelhosts_.get();
   if (kind.rfind("train.", 0) == 0) return trainers_.get();
   return nullptr;
 }

@@ -129,7 +129,7 @@ void Supervisor::make_executors() {
   const std::string host_program = child_program("gpuq-modelhost"), serve = python_file("gpuq/serve/__main__.py");
   if (!host_program.empty() || !serve.empty()) {
     modelhosts_ = std::make_unique<ModelHosts>(context, host_program, serve);
-    kinds_.insert(kinds_.end(), {"detect", "infer"});
+    kinds_.insert(kinds_.end(), {"detect", "infer", "warm"});
   }
   if (host_program.empty()) log::info("runtimes_left_out", {{"runtime", "torchscript"}, {"reason", "no gpuq-modelhost beside gpuq-worker"}, {"try", "build with LibTorch, or set GPUQ_LIBEXEC"}});
   if (serve.empty()) log::info("runtimes_left_out", {{"runtime", "python"}, {"reason", "no gpuq/serve in ../share/gpuq/python beside gpuq-worker"}, {"try", "set GPUQ_PYTHON_DIR to client/python"}});

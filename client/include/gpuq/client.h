@@ -133,7 +133,7 @@ struct DeviceStatus {
   std::vector<std::string> reserved;              ///< what the policy keeps there, a sentence for each class
 };
 struct WorkerStatus { std::string name, host, version, state; std::int64_t since_beat_ms = 0; std::vector<std::string> labels, kinds; int running = 0; std::vector<DeviceStatus> devices; };
-struct Model { std::string name, version, runtime, metadata, owner, blob; std::uint64_t bytes = 0; std::int64_t budget_mib = 0, pushed_ms = 0; bool promoted = false; };
+struct Model { std::string name, version, runtime, metadata, owner, blob; std::uint64_t bytes = 0; std::int64_t budget_mib = 0, pushed_ms = 0; bool promoted = false; std::int64_t promoted_ms = 0; };
 struct Top {
   std::string broker_version, store, space; std::uint64_t term = 0; std::int64_t uptime_ms = 0;
   std::uint64_t jobs[3][10] = {};                 ///< [class][state], names by class_name(), state_name()
@@ -244,8 +244,12 @@ class Client {
   LogChunk logs(const std::string& id, std::uint64_t offset);
   LogChunk model_logs(const std::string& model, std::uint64_t offset);   ///< what the processes of a Python model print: NAME or NAME@VERSION; `end` never comes
   void follow_logs(const std::string& id, std::uint64_t offset, std::function<bool(const LogChunk&)> on_chunk);  ///< until end or false; an empty chunk comes a few times a second, so that you may leave
-  Model push_model(const std::string& name, const std::string& path, const std::string& runtime = "torchscript", std::int64_t budget_mib = 0);
-  Model push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime, const std::string& metadata = {}, std::int64_t budget_mib = 0);
+  Model push_model(const std::string& name, const std::string& path, const std::string& runtime = "torchscript", std::int64_t budget_mib = 0, bool promote = true);
+  Model push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime, const std::string& metadata = {}, std::int64_t budget_mib = 0, bool promote = true);
+  /// NAME means this version from now on, if `condition` holds ("map50 > current and recall >= 0.9", over metadata.metrics): else Error
+  /// CONDITION_FALSE. Running jobs finish on the version they began with.
+  Model promote_model(const std::string& name, const std::string& version, const std::string& condition = {});
+  Model rollback_model(const std::string& name);                  ///< the version promoted before; said again, the one before that
   std::vector<Model> models();
   Model remove_model(const std::string& name, const std::string& version = {});
 
