@@ -91,7 +91,30 @@ def blobs(bed):
     yield "blob.mb_per_s", min(put, get), "MB/s"
 
 
-PHASES = [submit, round_trip, blobs]
+def python_model(bed):
+    """A warm model that gives its input back, and echo, one job at a time and in turn: what worker -> child -> worker adds to a round trip."""
+    import subprocess
+    bed.with_worker()
+    folder = bed.home.root / "identity"
+    folder.mkdir()
+    (folder / "model.toml").write_text(f'interpreter = "{sys.executable}"\nentry = "identity:Identity"\n')
+    (folder / "identity.py").write_text("class Identity:\n    def predict(self, requests): return [r.value for r in requests]\n")
+    subprocess.run([os.path.join(os.environ["GPUQ_BIN_DIR"], "gpuq"), "--access-file", bed.home.access("bench", "admin"), "model", "push", "identity", folder],
+                   check=True, capture_output=True)
+    took = {"echo": [], "infer": []}
+    began = time.monotonic()
+    while time.monotonic() - began < bed.seconds:
+        for kind in took:
+            start = time.perf_counter()
+            bed.client.run(kind, parts={"p": b"x" * 170}, **({"model": "identity"} if kind == "infer" else {}))
+            took[kind].append((time.perf_counter() - start) * 1e6)
+    for kind in took:
+        del took[kind][:20]          # the first ones load and warm
+    yield "pymodel.added_p50_us", percentile(took["infer"], 0.5) - percentile(took["echo"], 0.5), "us"
+    yield "pymodel.rtt_p50_ms", percentile(took["infer"], 0.5) / 1000, "ms"
+
+
+PHASES = [submit, round_trip, python_model, blobs]
 
 
 def main():
