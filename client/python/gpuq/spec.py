@@ -21,7 +21,7 @@ from .results import CLASSES, ON_PREEMPT
 # kind: (class by default, on_preempt by default), as the C++ client's; a kind that is not here is sent as an inference job, and a
 # broker that does not know it says so.
 KINDS = {"detect": (0, 2), "infer": (0, 2), "train.detector": (1, 0), "train.gnn": (1, 0), "train.gan": (1, 0), "synthesize": (2, 2),
-         "command": (1, 2), "echo": (0, 2), "sleep": (0, 2), "reserve": (1, 3)}
+         "command": (1, 2), "echo": (0, 2), "sleep": (0, 2), "warm": (0, 2), "reserve": (1, 3)}
 REST_OF_DEVICE_MIB = 1 << 40
 RETRIES_MAX = 100
 WHERE_MAX = 16
