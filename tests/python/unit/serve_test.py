@@ -184,7 +184,39 @@ def test_an_exception_in_the_list_fails_one_and_detect_answers_boxes(model):
     assert child.answer(2).get("what").startswith("ValueError: too dark")
 
 
+def test_bad_input_is_said_of_the_request_and_not_of_the_model(model):
+    child = model("""
+        from gpuq.serve import BadInput
+        class M:
+            def predict(self, requests):
+                return [BadInput("no picture") if r.value == b"listed" else self.fails() if r.value == b"raised" else r.value for r in requests]
+            def fails(self): raise BadInput("no board on it")
+        """)
+    child.load()
+    for ident, value, says in ((1, b"listed", "no picture"), (2, b"raised", "no board on it")):
+        child.run(ident, x=value)
+        failed = child.answer(ident)
+        assert (failed.get("code"), failed.get("what"), failed.get("final")) == ("BAD_INPUT", says, 1)
+    child.run(3)
+    assert child.answer(3).get("what") == "the request has 0 inputs (none), not one"
+    assert child.logs == []                                  # no traceback: the model did nothing wrong
+
+
+def test_a_large_input_that_comes_as_a_file_is_read_by_its_media_type(model):
+    child = model("""
+        class M:
+            def predict(self, requests):
+                return [[sorted(r.inputs), r.inputs["rows"], r.parts["n"]] for r in requests]
+        """)
+    child.load()
+    (child.root / "rows.json").write_text("[1, 2]")
+    child.link.send(frames.RUN, 1, [("kind", "infer"), ("model", "m@1"), ("part.n", b"5"), ("part_media.n", "application/json"), ("file.rows", str(child.root / "rows.json")),
+                                    ("part_media.rows", "application/json")])
+    assert json.loads(child.answer(1).get("out.output")) == [["n", "rows"], [1, 2], 5]
+
+
 @pytest.mark.parametrize("source, entry, says", [
+    ("class M:\n    def predict(self, r): pass\n    def metadata(self): return {'a': object()}", "m:M", "not JSON serializable"),
     ("class M:\n    def setup(self, ctx): raise OSError('no weights')\n    def predict(self, r): pass", "m:M", "OSError: no weights (m.py:2 in setup)"),
     ("class M: pass", "m:M", "has no predict"), ("", "m:M", "has no 'M'"), ("import nosuchmodule", "m:M", "No module named 'nosuchmodule'"),
     ("raise SystemExit(3)", "m:M", "SystemExit"), ("", "m", "is not module:Class"), ("class M(:", "m:M", "SyntaxError"), ("", "gpuq:nosuch", "nosuch")])

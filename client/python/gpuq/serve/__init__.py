@@ -16,10 +16,10 @@ A model is a folder with `model.toml` and the file that its entry names:
             return [self.net.read(r.value) for r in requests]
 
 A request has `parts` (name -> value), `files` (name -> path), `params` (name -> text) and, when it has just one input, `value`. Values are bytes,
-str, what JSON says, or a numpy array, by their media type. An answer is such a value (called "output"), or a dict of names and values. An
+str, what JSON says, or a numpy array, by their media type; `inputs` has all of them, read from files where they are large. An answer is such a value (called "output"), or a dict of names and values. An
 exception inside the list fails that request alone; one that predict raises fails the request it was raised for: a batch is tried again one
-by one.
+by one. `BadInput` says that the request is at fault and not the model: BAD_INPUT, and no further attempt.
 """
-from .values import Request, Tensor
+from .values import BadInput, Request, Tensor
 
-__all__ = ["Request", "Tensor"]
+__all__ = ["BadInput", "Request", "Tensor"]

@@ -13,6 +13,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(_HERE))
 import collections      # noqa: E402
 import ctypes           # noqa: E402
 import importlib        # noqa: E402
+import json             # noqa: E402
 import signal           # noqa: E402
 import socket           # noqa: E402
 import threading        # noqa: E402
@@ -124,15 +125,15 @@ class Server:
             self.max_batch, self.name = context.max_batch, str(order.get("model"))
             if hasattr(self.model, "setup"):
                 self.model.setup(context)
+                self.limit_memory()                          # and those that setup has
             if order.get("warmup", 1) and hasattr(self.model, "warmup"):
                 self.model.warmup()
-            metadata = self.model.metadata() if hasattr(self.model, "metadata") else None
+            metadata = json.dumps((self.model.metadata() if hasattr(self.model, "metadata") else None) or {})
         except BaseException as why:                         # SystemExit of a script, too
             self.model = None
             self.fail(order.ident, "BAD_MODEL", f"setup failed: {last_line(why)}", traceback.format_exc(), final=not isinstance(why, MemoryError))
             return
-        import json
-        self.link.send(frames.LOADED, order.ident, [("used_mib", resident_mib()), ("batch_max", self.max_batch), ("metadata", json.dumps(metadata or {}))])
+        self.link.send(frames.LOADED, order.ident, [("used_mib", resident_mib()), ("batch_max", self.max_batch), ("metadata", metadata)])
 
     @staticmethod
     def limit_memory() -> None:
@@ -183,6 +184,8 @@ class Server:
                 self.fail(frame.ident, "BAD_MODEL", f"the answer cannot be sent: {why}", final=True)
 
     def fail_with(self, ident: int, why: BaseException) -> None:
+        if isinstance(why, values.BadInput):
+            return self.fail(ident, "BAD_INPUT", str(why), final=True)
         whole = "".join(traceback.format_exception(type(why), why, why.__traceback__))
         code = "OOM" if isinstance(why, MemoryError) or type(why).__name__ in ("OutOfMemoryError", "ResourceExhaustedError") else "JOB_FAILED"
         self.fail(ident, code, last_line(why), whole, final=isinstance(why, (ValueError, TypeError, KeyError)))
@@ -226,7 +229,7 @@ def make(entry: str, folder: str) -> Any:
 def request_of(frame: Frame) -> values.Request:
     media: Dict[str, str] = frame.with_prefix("part_media.")
     parts = {name: values.decode(raw if isinstance(raw, bytes) else str(raw).encode(), media.get(name, "")) for name, raw in frame.with_prefix("part.").items()}
-    return values.Request(str(frame.get("kind")), parts, frame.with_prefix("file."), frame.with_prefix("param."), str(frame.get("output_dir")))
+    return values.Request(str(frame.get("kind")), parts, frame.with_prefix("file."), frame.with_prefix("param."), str(frame.get("output_dir")), media)
 
 
 def resident_mib() -> int:

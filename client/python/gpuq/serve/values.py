@@ -1,7 +1,7 @@
 """Values of requests and answers: bytes on the wire by media type, and what a model sees of them."""
 import json
 import struct
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 TENSOR = "application/x-gpuq-tensor"
 _DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "bool")
@@ -15,25 +15,37 @@ class Tensor(NamedTuple):
     data: bytes
 
 
+class BadInput(ValueError):
+    """What a model says of a request that it cannot take: BAD_INPUT, not tried again. Any other exception is the model's own failure."""
+
+
 class Request:
     """One request of a batch."""
 
-    def __init__(self, kind: str, parts: Dict[str, Any], files: Dict[str, str], params: Dict[str, str], output_dir: str) -> None:
+    def __init__(self, kind: str, parts: Dict[str, Any], files: Dict[str, str], params: Dict[str, str], output_dir: str,
+                 file_media: Optional[Dict[str, str]] = None) -> None:
         self.kind = kind              # "infer" or "detect"
         self.parts = parts            # name -> bytes, str, JSON value or numpy array (Tensor without numpy), by media type
         self.files = files            # name -> path, read only: inputs that came as files
         self.params = params          # name -> text, as submitted
         self.output_dir = output_dir  # of this process; not of this request alone
+        self._file_media = file_media or {}
 
     @property
     def value(self) -> Any:
-        """The one input, whatever its name; a file's content as bytes."""
+        """The one input, whatever its name and whether it came inline or, being large, as a file."""
         if len(self.parts) + len(self.files) != 1:
-            raise ValueError(f"the request has {len(self.parts) + len(self.files)} inputs ({', '.join([*self.parts, *self.files]) or 'none'}), not one")
-        for value in self.parts.values():
-            return value
-        with open(next(iter(self.files.values())), "rb") as file:
-            return file.read()
+            raise BadInput(f"the request has {len(self.parts) + len(self.files)} inputs ({', '.join([*self.parts, *self.files]) or 'none'}), not one")
+        return next(iter(self.inputs.values()))
+
+    @property
+    def inputs(self) -> Dict[str, Any]:
+        """name -> value of all inputs; those that came as files are read here."""
+        values = dict(self.parts)
+        for name, path in self.files.items():
+            with open(path, "rb") as file:
+                values[name] = decode(file.read(), self._file_media.get(name, ""))
+        return values
 
 
 def decode(raw: bytes, media: str) -> Any:
