@@ -2,12 +2,16 @@
 """python_models.py BIN - models that are Python: pushed as folders, warm, batched, watched; and what happens to those that misbehave."""
 import json
 import os
+import pathlib
 import signal
+import subprocess
 import sys
 import textwrap
 import unittest
 
 from gpuq_up import UpStory, alive, children_of, until
+
+PYTHON_OF_TESTS = pathlib.Path(__file__).resolve().parents[1] / "python/python.sh"
 
 
 class PythonModels(UpStory):
@@ -153,6 +157,27 @@ class PythonModels(UpStory):
         error = self.infer("nopython", "x", code=1)["error"]
         self.assertEqual(error["code"], "BAD_MODEL")
         self.assertIn("/nowhere/venv is not there", error["what"])
+
+    def test_a_model_that_gpuq_brings_runs_in_the_interpreter_that_has_its_library(self):
+        python = subprocess.run([PYTHON_OF_TESTS], check=True, capture_output=True, text=True).stdout.strip()
+        folder = self.home.root / "iris"
+        folder.mkdir()
+        (folder / "model.toml").write_text(f'entry = "gpuq:sklearn"\ninterpreter = "{python}"\nmax_batch = 8\nvram = "600MiB"\n')
+        make = "import sys, joblib, sklearn.datasets as d, sklearn.naive_bayes as b; i = d.load_iris(); joblib.dump(b.GaussianNB().fit(i.data, i.target_names[i.target]), sys.argv[1])"
+        subprocess.run([python, "-c", make, folder / "model.joblib"], check=True)
+        self.assert_ran(self.gpuq("model", "push", "iris", folder))
+        rows = self.home.root / "rows.json"
+        few, many = [[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], 4000                 # many: too large to travel inline
+        for times in (1, many):
+            rows.write_text(json.dumps(few * times))
+            ran = self.assert_ran(self.gpuq("submit", "infer", "--model", "iris", "--part", f"x={rows}", "--wait", "-o", "json"))
+            parts = {p["name"]: p for p in json.loads(ran.stdout)["results"][0]["parts"]}
+            self.assertEqual(set(parts), {"prediction", "probability"})
+            if times == 1:
+                self.assertEqual(parts["prediction"]["json"], ["setosa", "virginica"])
+        rows.write_text("[[1, 2, 3]]")
+        error = json.loads(self.assert_ran(self.gpuq("submit", "infer", "--model", "iris", "--part", f"x={rows}", "--wait", "-o", "json"), 1).stdout)["results"][0]["error"]
+        self.assertEqual((error["code"], error["what"]), ("BAD_INPUT", "the model takes 4 features, the request has 3"))
 
     def test_equal_folders_are_one_version(self):
         source = "class M:\n    def predict(self, r): return r"
