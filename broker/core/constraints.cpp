@@ -110,6 +110,18 @@ struct Core::Constraints {
     return {std::to_string(p.state.running_of(c)) + " jobs of class " + name_of(c) + " run, at most " + std::to_string(p.state.config.policy.of(c).running_max) + " may", {}, 0};
   }
 
+  static bool tenant_running_cap(const Place& p) { return p.state.tenant_may_start(p.shape.tenant); }
+  static Detail tenant_running_cap_detail(const Place& p) {
+    const std::string& name = p.state.texts[p.shape.tenant];
+    const Tenant& t = p.state.tenants.at(p.shape.tenant);
+    return {std::to_string(t.running) + " jobs of " + name + " run, and tenant.\"" + p.state.tenant_policy(name)->name + "\".running_max is " + std::to_string(t.running_max), {}, 0};
+  }
+
+  static bool allowed_in_cloud(const Place& p) { return !p.worker.rented || p.state.config.policy.of(p.shape.needs.job_class).cloud; }
+  static Detail allowed_in_cloud_detail(const Place& p) {
+    return {"class " + name_of(p.shape.needs.job_class) + " starts on no rented device, and worker " + p.state.texts[p.worker.name] + " is rented", {}, 0};
+  }
+
   static Detail backing_off_detail(const Place& p) {
     const auto it = p.state.backoffs.find(backoff_of(p));
     if (it == p.state.backoffs.end()) return {"backing off after a refusal", {}, 0};
@@ -171,11 +183,12 @@ struct Core::Constraints {
   }
 };
 
-const std::array<Core::HardConstraint, 19> Core::kHardConstraints{{
+const std::array<Core::HardConstraint, 21> Core::kHardConstraints{{
     {"worker_is_live", "no live worker", [](const Place& p) { return p.worker.usable(); }},
     {"offers_the_kind", "no worker offers this kind", [](const Place& p) { return has_kind(p.shape.needs, p.worker.kinds); }},
     {"has_the_labels", "no worker has these labels", [](const Place& p) { return has_labels(p.shape.needs, p.worker.labels); }},
     {"takes_such_starts", "no worker takes such starts", Constraints::takes_such_starts},
+    {"class_allowed_in_cloud", "its class starts on no rented device", Constraints::allowed_in_cloud, Constraints::allowed_in_cloud_detail},
     {"class_allowed_on_device", "its class may not use the device", Constraints::allowed_on_device, Constraints::allowed_on_device_detail},
     {"model_is_registered", "its model has been removed", [](const Place& p) { return !uses_model(p.shape) || p.version != kNone; }},
     {"not_draining", "the worker or the device is draining", Constraints::not_draining, Constraints::not_draining_detail},
@@ -184,6 +197,7 @@ const std::array<Core::HardConstraint, 19> Core::kHardConstraints{{
     {"class_not_paused", "its class is paused", [](const Place& p) { return !Constraints::class_now(p).paused; }, Constraints::paused_detail},
     {"window_open", "the window of its class is closed", [](const Place& p) { return Constraints::class_now(p).starts; }, Constraints::window_detail},
     {"class_running_cap", "as many jobs of its class run as may", Constraints::running_cap, Constraints::running_cap_detail},
+    {"tenant_running_cap", "as many jobs of its tenant run as may", Constraints::tenant_running_cap, Constraints::tenant_running_cap_detail},
     {"not_backing_off", "backing off after a refusal",
      [](const Place& p) { return p.shape.backoffs == 0 || !p.state.backoffs.contains(Constraints::backoff_of(p)); }, Constraints::backing_off_detail},
     {"not_beside", "a class that it may not run beside is on the device", Constraints::not_beside, Constraints::not_beside_detail},

@@ -116,6 +116,7 @@ void Core::State::on_timer(const Timer& t) {
     case TimerKind::replan: on_replan_timer(t.index); return;
     case TimerKind::leave: on_leave_timer(t.index, t.stamp); return;
     case TimerKind::drain: on_drain_timer(); return;
+    case TimerKind::shares: on_shares_timer(); return;
     case TimerKind::back_off: case TimerKind::not_before: {
       const Job& job = jobs[t.index];
       if (job.seq != t.stamp || job.state != JobState::waiting) return;

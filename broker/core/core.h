@@ -3,7 +3,7 @@
 // It reads no clock, owns no socket, throws nothing and draws no random number: time, entropy and facts are arguments, and
 // what must happen leaves as Effects. The same core runs in the broker, in the simulator, and behind explain and plan.
 //
-// Order: class ladder, then submit time - priority x aging_step, then submit order. Jobs with equal Needs form one *shape*; a
+// Order: class ladder, then (with fair shares) what the tenant used lately, then submit time - priority x aging_step, then submit order. Jobs with equal Needs form one *shape*; a
 // shape that fits nowhere is parked until capacity changes, so cost grows with shapes and devices touched, not with jobs.
 #pragma once
 
@@ -121,7 +121,7 @@ class Core {
   struct Explainer;
   struct Rehearsal;
   struct Constraints;
-  static const std::array<HardConstraint, 19> kHardConstraints;
+  static const std::array<HardConstraint, 21> kHardConstraints;
   std::unique_ptr<State> state_;
 };
 

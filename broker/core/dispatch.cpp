@@ -45,7 +45,9 @@ void Core::State::schedule_domain(bool uses_device) {
     if (take_fresh) {
       const Index shape = to_try.begin()->shape;
       if (pick_planned(shape, pick) || pick_anywhere(shape, pick) || pick_backfill(shape, pick)) {
+        const std::optional<ShapeKey> next = config.policy.fair && at != standing.end() ? std::optional(*at) : std::nullopt;
         dispatch(shape, pick);
+        if (next) at = standing.lower_bound(*next);  // its tenant has had a turn: others of its shapes may stand further back now
         if (room_reopened) {  // a dispatch gave room back (the device kept for a suspect): shapes passed already are asked again
           at = standing.begin();
           parked_now.clear();
@@ -139,6 +141,9 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   if (pick.backfills != kNone) backfilled(h, pick.backfills);
   uncommitted.push_back({job.seq, slot, job.attempt, gathering, 0});
   ++totals.assigned;
+  shapes[shape].turn_since = now.steady.time_since_epoch().count();
+  shapes[shape].passed_over = false;
+  count_use(hold, true);
   move_job(slot, Verb::dispatch);
   commit(PayloadRead{job.id});
 

@@ -30,6 +30,11 @@ std::string short_of(const std::vector<std::string>& words) {
   return text;
 }
 
+const Index* find_in(const std::map<Needs, Index>& shapes, const Needs& needs) {
+  const auto it = shapes.find(needs);
+  return it == shapes.end() ? nullptr : &it->second;
+}
+
 }  // namespace
 
 struct Core::Explainer {
@@ -154,7 +159,7 @@ struct Core::Explainer {
   [[nodiscard]] bool could_ever(Index lane) const {
     const Place place = place_at(lane);
     for (const HardConstraint& c : kHardConstraints)
-      if ((c.name == "offers_the_kind" || c.name == "has_the_labels" || c.name == "class_allowed_on_device") && !c.holds(place)) return false;
+      if ((c.name == "offers_the_kind" || c.name == "has_the_labels" || c.name == "class_allowed_in_cloud" || c.name == "class_allowed_on_device") && !c.holds(place)) return false;
     return place.device == nullptr || place.device->capacity.value <= 0 || s.budget_min(shape, *place.device) <= place.device->capacity;
   }
 
@@ -173,6 +178,7 @@ struct Core::Explainer {
     if (e.would_start) return add(Remedy::Kind::none_needed, "nothing: it starts at its turn");
     switches();
     soonest();
+    if (capped()) return;
     if (!e.never && State::on_device(shape)) {
       if (!planned()) victims();
       reservation();
@@ -189,8 +195,19 @@ struct Core::Explainer {
       for (const auto& [key, setting] : s.settings)
         if (key.first != OperatorSetting::Kind::pause_class)
           add(Remedy::Kind::undrain, "gpuq undrain " + setting.target + (setting.reason.empty() ? "" : "   (drained: " + setting.reason + ")"));
+    if (refused_by("class_allowed_in_cloud") != 0 && refused_by("class_allowed_in_cloud") == e.places_looked_at)
+      add(Remedy::Kind::change_policy, "start a worker of your own, or allow rented ones: cloud = \"allowed\" in [class." + job_class + "] of gpuq.toml, then gpuq config reload");
     if (refused_by("class_allowed_on_device") != 0 && refused_by("class_allowed_on_device") == e.places_looked_at)
       add(Remedy::Kind::change_policy, "allow it a device: devices in [class." + job_class + "] of gpuq.toml, then gpuq config reload");
+  }
+
+  /// The tenant's own jobs stand in the way, and no place could change that. True: there is nothing else to say.
+  bool capped() {
+    if (refused_by("tenant_running_cap") == 0) return false;
+    const std::string& name = s.texts[shape.tenant];
+    add(Remedy::Kind::wait_for_jobs, "nothing: it starts when another job of " + name + " has ended");
+    add(Remedy::Kind::change_policy, "raise running_max in [tenant.\"" + s.tenant_policy(name)->name + "\"] of gpuq.toml, then gpuq config reload");
+    return true;
   }
 
   /// The soonest moment that a constraint itself names: a window opens, a back-off ends.
@@ -363,10 +380,13 @@ Result<Explanation> Core::plan(const JobFixed& asked, const Moment&) const {
   bool behind = false;                       // others of its shape are first: what it makes possible (a load) is theirs
   const std::int64_t aged = s.config.policy.aging ? s.now.wall.ms : 0;
   const std::int64_t step = s.config.policy.aging ? std::chrono::duration_cast<std::chrono::milliseconds>(s.config.policy.aging_step).count() : 1;
-  shape.key = {s.config.policy.rank(asked.needs.job_class), aged - asked.priority * step, s.last_seq + 1, s.shapes.extent()};
-  if (const auto it = s.shape_of[0].find(asked.needs); it != s.shape_of[0].end()) {
-    const Shape& known = s.shapes[it->second];
-    index = it->second;
+  shape.key = {s.config.policy.rank(asked.needs.job_class), 0, aged - asked.priority * step, s.last_seq + 1, s.shapes.extent()};
+  shape.tenant = s.tenant_for(s.texts.find(asked.owner));
+  shape.key.share = s.share_of(shape);
+  const auto of_tenant = s.shape_of[0].find(shape.tenant);
+  if (const Index* const known_shape = of_tenant == s.shape_of[0].end() ? nullptr : find_in(of_tenant->second, asked.needs)) {
+    const Shape& known = s.shapes[*known_shape];
+    index = *known_shape;
     shape.ready = known.ready + 1;
     behind = known.ready > 0 && known.key < shape.key;
     shape.backoffs = known.backoffs;

@@ -127,6 +127,7 @@ struct Worker {
   bool lost{};
   bool watched{};                  ///< its one timer is armed
   bool draining{};                 ///< an operator drains it
+  bool rented{};                   ///< it has a label cloud=PROVIDER
   Index group{kNone};
   std::uint64_t instance{};
   std::string host;

@@ -5,7 +5,10 @@
 
 namespace gq::core {
 
-void Core::check_invariants() const { state_->check_all(); }
+void Core::check_invariants() const {
+  state_->check_all();
+  state_->check_tenants();
+}
 
 /// Heads that could start now by asking others to leave, and for which nothing has been set in motion; or for which it should be over.
 std::vector<JobId> Core::overdue(const Moment& now) const {
@@ -62,6 +65,35 @@ void Core::State::check_plans() const {
   }
 }
 
+/// Tenants: what each has running and on how many devices; every shape of theirs that waits is listed once.
+void Core::State::check_tenants() const {
+  std::unordered_map<Index, Tenant> counted;
+  for (Index h = 0; h < holds.extent(); ++h) {
+    if (holds[h].job == kNone) continue;
+    const Job& job = jobs[holds[h].job];
+    Tenant& t = counted[job.owner];
+    ++t.running;
+    t.use_of(needs_of(job)).devices += counts_as(holds[h].devices.size());
+  }
+  if (tenants_apart)
+    for (const auto& [owner, t] : counted) check(tenants.contains(owner), "a tenant that runs jobs is not known");
+  std::size_t standing = 0;
+  for (const auto& [owner, t] : tenants) {
+    for (std::size_t i = 0; i < t.standing.members.size(); ++i) {
+      const Shape& shape = shapes[t.standing.members[i]];
+      check(shape.live && shape.ready > 0 && shape.tenant == owner && shape.tenant_at == i, "a tenant lists a shape that does not wait");
+    }
+    standing += t.standing.members.size();
+    if (!tenants_apart) continue;
+    check(t.running == counted[owner].running, "a tenant's running jobs are counted wrongly");
+    for (std::size_t domain = 0; domain < 2; ++domain)
+      for (std::size_t c = 0; c < kJobClasses; ++c) check(t.use[domain][c].devices == counted[owner].use[domain][c].devices, "a tenant's devices are counted wrongly");
+  }
+  std::size_t waiting = 0;
+  for (Index i = 0; i < shapes.extent(); ++i) waiting += shapes[i].live && shapes[i].ready > 0 && shapes[i].tenant != kNone ? 1U : 0U;
+  check(standing == waiting, "a shape of a tenant waits and is not listed");
+}
+
 namespace {
 
 struct Sums {
@@ -91,6 +123,7 @@ void Core::State::check_all() const {
     if (job.state == JobState::ready && !job.held) {
       ready_of[job.shape]++;
       check(job.queued, "a ready job stands in no line");
+      check(shapes[job.shape].tenant == tenant_for(job.owner), "a ready job stands among those of another tenant");
     }
     if (is_terminal(job.state)) {
       sums.final_bytes += bytes_of(job);
@@ -132,7 +165,7 @@ void Core::State::check_all() const {
         const Job& job = jobs[e.job];
         if (job.seq != e.seq || job.state != JobState::ready || job.held || job.shape != i) return;
         check(++entries[e.job] == 1, "a ready job stands in line twice");
-        const ShapeKey key{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, order_of(job), job.seq, i};
+        const ShapeKey key{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, share_of(shape), order_of(job), job.seq, i};
         if (best.shape == kNone || key < best) best = key;
       };
       for (const Entry& e : line->queue) count(e);

@@ -220,6 +220,7 @@ void Core::State::release_hold(Index index) {
   holds[held[hold.at]].at = hold.at;
   held.pop_back();
   jobs[hold.job].hold = kNone;
+  count_use(hold, false);
   const JobClass c = needs_of(jobs[hold.job]).job_class;
   holds.drop(index);
   if (const std::uint32_t cap = config.policy.of(c).running_max; cap != 0 && running_of(c) + 1 == cap) wake_class(c);

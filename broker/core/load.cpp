@@ -86,6 +86,9 @@ void Core::State::load(const Image& image) {
     }
   }
 
+  follow_tenants();
+  rekey_all();
+
   std::sort(finals_found.begin(), finals_found.end(), [&](Index a, Index b) {
     return std::pair(jobs[a].ended_ms, jobs[a].seq) < std::pair(jobs[b].ended_ms, jobs[b].seq);
   });

@@ -259,7 +259,7 @@ bool Core::State::pick_gang(Index shape, Pick& pick) {
 
 bool Core::State::pick_anywhere(Index shape, Pick& pick) {
   const Shape& s = shapes[shape];
-  if (!class_may_start(s.needs.job_class)) return false;
+  if (!may_start(s)) return false;
   if (!on_device(s)) return pick_slots(shape, pick);
   if (s.needs.devices > 1) return pick_gang(shape, pick);
   return (uses_model(s) && pick_warm(shape, pick)) || pick_start(shape, pick);
@@ -268,7 +268,7 @@ bool Core::State::pick_anywhere(Index shape, Pick& pick) {
 /// A parked shape is known to fit nowhere else: only places that got more room in this step are asked.
 bool Core::State::pick_touched(Index shape, Pick& pick) {
   const Shape& s = shapes[shape];
-  if (!class_may_start(s.needs.job_class)) return false;
+  if (!may_start(s)) return false;
   if (!on_device(s))
     return std::any_of(touched_slots.begin(), touched_slots.end(), [&](Index lane) { return take(shape, lane, pick); });
   if (s.needs.devices > 1)

@@ -40,6 +40,9 @@ std::size_t Core::State::plans_wanted(Index shape) const {
     const std::size_t run = running_of(s.needs.job_class);
     most = std::min(most, cap > run ? cap - run : 0);
   }
+  if (s.tenant != kNone)
+    if (const auto t = tenants.find(s.tenant); t != tenants.end() && t->second.running_max != 0)
+      most = std::min<std::size_t>(most, t->second.running_max - std::min(t->second.running, t->second.running_max));
   if (!kKinds[s.needs.kind].uses_model) return std::min<std::size_t>(s.ready, most);
   const Index version = resolved(s);
   if (version == kNone) return 0;

@@ -71,7 +71,7 @@ struct ClassPolicy {
   Duration checkpoint_interval{std::chrono::minutes{5}};  ///< caps the cost of stopping a job: never checkpointing is no shield
   std::uint32_t running_max{};            ///< 0 = no cap
   std::uint32_t queued_max{};             ///< 0 = no cap; beyond it submits get QUEUE_FULL
-  bool cloud{true};                       ///< may cause rented devices
+  bool cloud{true};                       ///< may start on rented devices: of workers with a label cloud=PROVIDER
   bool operator==(const ClassPolicy&) const = default;
 };
 
@@ -87,7 +87,7 @@ struct DevicePolicy {
 struct TenantPolicy {
   std::string name;                       ///< a key's name; "*" = everyone else, each for itself
   std::uint32_t running_max{}, queued_max{};  ///< 0 = no cap
-  double weight{1.0};                     ///< share under fair sharing
+  double weight{1.0};                     ///< under fair sharing: of two who always wait, one with twice the weight gets twice as much
   bool operator==(const TenantPolicy&) const = default;
 };
 

@@ -30,7 +30,7 @@ int narrowness(DeviceSelector::Kind kind) {
 }
 }  // namespace
 
-Core::State::State(CoreConfig c) : config(std::move(c)) {
+Core::State::State(CoreConfig c) : config(std::move(c)), tenants_apart(tells_apart(config.policy)) {
   worker_of.reserve(config.limits.workers_max);  // so that no step has to move them all
   device_of.reserve(config.limits.workers_max);
   look_at_selectors();
@@ -137,7 +137,9 @@ void Core::State::on_policy_loaded(PolicyLoaded& e) {
   config.policy = std::move(e.policy);
   look_at_selectors();
   on_window_timer();
+  follow_tenants();
   rekey_all();
+  regroup();
   resolve_all_rules();
 }
 
@@ -194,6 +196,7 @@ void Core::State::resolve_rules(Index index) {
   rules.classes = 0;
   for (std::size_t c = 0; c < kJobClasses; ++c) {
     const auto& allowed = policy.classes[c].devices;
+    if (!policy.classes[c].cloud && std::any_of(d.reporters.begin(), d.reporters.end(), [&](const Reporter& r) { return workers[r.worker].rented; })) continue;
     if (allowed.empty() || std::any_of(allowed.begin(), allowed.end(), [&](const DeviceSelector& s) { return selects(s, d, labels); }))
       rules.classes |= static_cast<std::uint8_t>(1U << c);
   }

@@ -9,9 +9,10 @@ namespace {
 constexpr auto kLater = [](const Entry& a, const Entry& b) { return a.seq > b.seq; };
 }  // namespace
 
-Index Core::State::shape_for(const Needs& needs, bool suspect) {
-  if (last_shape != kNone && shapes[last_shape].suspect == suspect && shapes[last_shape].needs == needs) return last_shape;
-  auto& known = shape_of[suspect ? 1 : 0];
+Index Core::State::shape_for(const Needs& needs, bool suspect, Index owner) {
+  const Index tenant = tenant_for(owner);
+  if (last_shape != kNone && shapes[last_shape].suspect == suspect && shapes[last_shape].tenant == tenant && shapes[last_shape].needs == needs) return last_shape;
+  auto& known = shape_of[suspect ? 1 : 0][tenant];
   const auto [it, is_new] = known.try_emplace(needs, kNone);
   if (is_new) {
     it->second = shapes.make();
@@ -19,6 +20,7 @@ Index Core::State::shape_for(const Needs& needs, bool suspect) {
     shape.live = true;
     shape.needs = needs;
     shape.suspect = suspect;
+    shape.tenant = tenant;
   }
   last_shape = it->second;
   return last_shape;
@@ -31,7 +33,10 @@ void Core::State::release_shape(Index index) {
   if (shape.backoffs != 0)
     for (auto it = backoffs.begin(); it != backoffs.end();)
       it = (it->first >> 32U) == index ? backoffs.erase(it) : std::next(it);
-  shape_of[shape.suspect ? 1 : 0].erase(shape.needs);
+  auto& by_tenant = shape_of[shape.suspect ? 1 : 0];
+  const auto known = by_tenant.find(shape.tenant);
+  known->second.erase(shape.needs);
+  if (known->second.empty()) by_tenant.erase(known);
   if (last_shape == index) last_shape = kNone;
   shapes.drop(index);
 }
@@ -45,8 +50,10 @@ void Core::State::enqueue(Index slot) {
   Job& job = jobs[slot];
   if (job.held) return;
   const bool suspect = job.own_losses + 1 >= config.limits.own_losses_max && job.own_losses > 0;
-  if (suspect && !shapes[job.shape].suspect && !job.queued) {
-    const Index to = shape_for(shapes[job.shape].needs, true);
+  const bool elsewhere = shapes[job.shape].tenant != tenant_for(job.owner);  // the policy tells tenants apart now, or no longer
+  if (elsewhere) drop_entry(slot);
+  if (elsewhere || (suspect && !shapes[job.shape].suspect && !job.queued)) {
+    const Index to = shape_for(shapes[job.shape].needs, suspect || shapes[job.shape].suspect, job.owner);
     shapes[to].refs++;
     release_shape(job.shape);
     job.shape = to;
@@ -66,10 +73,11 @@ void Core::State::enqueue(Index slot) {
   }
   if (shape.standing == Standing::empty) {
     shape.standing = Standing::fresh;
+    begin_standing(job.shape);
     (void)head(job.shape, &shape.key);
     fresh[on_device(shape)].insert(shape.key);
   } else {
-    const ShapeKey key{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, order_of(job), job.seq, job.shape};
+    const ShapeKey key{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, shape.key.share, order_of(job), job.seq, job.shape};
     if (key < shape.key) rekey(job.shape);
     if (shape.standing == Standing::parked && (shape.ready > shape.recheck_above || is_one_too_many(shape))) make_fresh(job.shape);
   }
@@ -114,6 +122,7 @@ std::optional<Entry> Core::State::head(Index index, ShapeKey* key) {
   Shape& shape = shapes[index];
   std::optional<Entry> best;
   ShapeKey best_key;
+  const std::int64_t share = share_of(shape);
   const auto stale = [&](const Entry& e) {
     if (e.job == kNone) return true;
     Job& job = jobs[e.job];
@@ -132,7 +141,7 @@ std::optional<Entry> Core::State::head(Index index, ShapeKey* key) {
     if (line->queue.empty() && line->returned.empty()) continue;
     const bool from_queue = line->returned.empty() || (!line->queue.empty() && line->queue.front().seq < line->returned.front().seq);
     const Entry& entry = from_queue ? line->queue.front() : line->returned.front();
-    const ShapeKey candidate{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, order_of(jobs[entry.job]), entry.seq, index};
+    const ShapeKey candidate{classes[static_cast<std::size_t>(shape.needs.job_class)].rank, share, order_of(jobs[entry.job]), entry.seq, index};
     if (!best || candidate < best_key) {
       best = entry;
       best_key = candidate;
@@ -150,6 +159,7 @@ void Core::State::stand(Index index, Standing standing) {
   if (standing == Standing::empty) {
     shape.waits_since = -1;
     shape.plans_after = 0;
+    end_standing(index);
   }
   if (standing == Standing::fresh) fresh[on_device(shape)].insert(shape.key);
   if (standing == Standing::parked) parked[on_device(shape)].insert(shape.key);
@@ -183,7 +193,7 @@ void Core::State::wake_class(JobClass c) {
   const std::uint8_t rank = classes[static_cast<std::size_t>(c)].rank;
   for (auto& set : parked) {
     std::vector<Index> wake;
-    for (auto at = set.lower_bound({rank, INT64_MIN, 0, 0}); at != set.end() && at->rank == rank; ++at)
+    for (auto at = set.lower_bound({rank, INT64_MIN, INT64_MIN, 0, 0}); at != set.end() && at->rank == rank; ++at)
       if (shapes[at->shape].needs.job_class == c) wake.push_back(at->shape);
     for (const Index shape : wake) make_fresh(shape);
   }

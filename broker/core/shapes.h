@@ -19,9 +19,11 @@ namespace gq::core {
 
 inline constexpr std::size_t kPriorities = 10;
 
-/// Smaller starts first. `rank` is the rung of the class ladder.
+/// Smaller starts first. `rank` is the rung of the class ladder; `share` what its tenant has used of the class lately, by its weight (0
+/// unless policy.fair is on).
 struct ShapeKey {
   std::uint8_t rank{};
+  std::int64_t share{};
   std::int64_t order{};
   std::uint64_t seq{};
   Index shape{kNone};
@@ -43,6 +45,10 @@ struct Shape {
   bool live{};
   Needs needs;
   bool suspect{};                  ///< its jobs crashed their executor twice: they run alone
+  bool passed_over{};              ///< fair shares alone would have it wait for too long: it goes first
+  Index tenant{kNone};             ///< owner text, while tenants are told apart
+  Index tenant_at{kNone};          ///< in Tenant::standing, while it has waiting jobs
+  std::int64_t turn_since{};       ///< steady microseconds: since its last start, or since it has waiting jobs
   Index refs{};                    ///< jobs whose record names it, final ones too
   Index ready{};
   Standing standing{Standing::empty};

@@ -19,6 +19,7 @@
 #include "broker/core/packing.h"
 #include "broker/core/plans.h"
 #include "broker/core/shapes.h"
+#include "broker/core/tenants.h"
 
 namespace gq::core {
 
@@ -33,6 +34,7 @@ enum class TimerKind : std::uint8_t {
   replan,       ///< a shape that still waits may plan again
   leave,        ///< a yielding attempt's deadline has passed, and not even its worker has killed it
   drain,        ///< a drain's deadline
+  shares,       ///< what tenants use is added up, and the shapes are put in order by it
   not_before,   ///< wall clock from here on
   deadline,
 };
@@ -139,7 +141,7 @@ struct Core::State {
 
   // ---- shapes
   Pool<Shape, 4> shapes;
-  std::map<Needs, Index> shape_of[2];   ///< [suspect]
+  std::unordered_map<Index, std::map<Needs, Index>> shape_of[2];   ///< [suspect], by tenant
   Index last_shape{kNone};
   std::set<ShapeKey> fresh[2], parked[2];  ///< [uses a device]
   std::unordered_map<std::uint64_t, std::int64_t> backoffs;  ///< shape x place -> until, lease clock
@@ -195,6 +197,12 @@ struct Core::State {
   Ring devices_warm;                                 ///< devices with a warm lane
   std::uint64_t plan_stamp{};
 
+  // ---- tenants
+  bool tenants_apart{};            ///< running caps or fair shares: the tenant belongs to the shape
+  std::unordered_map<Index, Tenant> tenants;         ///< by owner text; only meaningful while they are told apart
+  std::int64_t shares_from{};      ///< steady microseconds: use of this moment counts once, later use more (tenants.h)
+  bool shares_armed{};
+
   // ---- operators
   std::map<std::pair<OperatorSetting::Kind, std::string>, OperatorSetting> settings;
   std::int64_t drain_timer_ms{INT64_MAX};            ///< when drains are looked at next
@@ -246,6 +254,24 @@ struct Core::State {
   [[nodiscard]] const TenantPolicy* tenant_policy(const std::string& owner) const;
   [[nodiscard]] std::optional<Error> refuse_tenant_full(const std::string& owner) const;
   void count_unfinished(Index owner, int more);
+  [[nodiscard]] static bool tells_apart(const Policy& policy);
+  [[nodiscard]] Index tenant_for(Index owner) const { return tenants_apart ? owner : kNone; }
+  [[nodiscard]] Tenant& tenant_at(Index owner);      ///< made when it is new
+  [[nodiscard]] bool tenant_may_start(Index tenant) const;
+  [[nodiscard]] std::int64_t share_of(const Shape& shape) const;
+  [[nodiscard]] std::string used_lately(const Job& job) const;   ///< for people; empty = nothing to say
+  void follow_tenants();           ///< after a load or another policy: caps, weights, and use rebuilt from the records
+  void regroup();                  ///< waiting jobs move to the shapes they belong to now
+  void count_use(const Hold& hold, bool begins);
+  void spend(Use& use) const;
+  void price(Tenant& tenant, Use& use) const;
+  [[nodiscard]] double growth(std::int64_t at) const;
+  [[nodiscard]] double use_of_record(const Job& job) const;
+  void begin_standing(Index shape);
+  void end_standing(Index shape);
+  void arm_shares();
+  void rebase_shares();
+  void on_shares_timer();
 
   // ---- watchers.cpp
   void on_watch(WatchReceived& e);
@@ -265,7 +291,7 @@ struct Core::State {
   [[nodiscard]] std::optional<std::int64_t> next_retention_ms() const;
 
   // ---- shapes.cpp
-  Index shape_for(const Needs& needs, bool suspect);
+  Index shape_for(const Needs& needs, bool suspect, Index owner);
   void release_shape(Index shape);
   void enqueue(Index slot);
   [[nodiscard]] bool is_one_too_many(const Shape& shape) const;
@@ -328,6 +354,7 @@ struct Core::State {
   [[nodiscard]] std::int64_t room_of(JobClass c, const Device& device) const;        ///< as the shelves list it; -1 = nothing starts
   [[nodiscard]] std::int64_t room_for(const Shape& shape, Index index, Index device, const Without* without = nullptr) const;
   [[nodiscard]] bool class_may_start(JobClass c) const;
+  [[nodiscard]] bool may_start(const Shape& shape) const { return class_may_start(shape.needs.job_class) && tenant_may_start(shape.tenant); }
   [[nodiscard]] Mib budget_base(const Shape& shape) const;
   [[nodiscard]] Mib budget_min(const Shape& shape, const Device& device) const;
   [[nodiscard]] Mib budget_max(const Shape& shape, const Device& device) const;
@@ -512,6 +539,7 @@ struct Core::State {
   [[nodiscard]] std::uint64_t memory() const;
   void check_all() const;
   void check_plans() const;
+  void check_tenants() const;
 };
 
 template <class Which>

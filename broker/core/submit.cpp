@@ -130,7 +130,7 @@ Index Core::State::remember(const JobFixed& f) {
   job.retries = f.retries;
   job.body_bytes = f.body_bytes;
   job.owner = texts.intern(f.owner);
-  job.shape = shape_for(f.needs, false);
+  job.shape = shape_for(f.needs, false, job.owner);
   shapes[job.shape].refs++;
   if (const Shape& s = shapes[job.shape]; on_device(s) && !kKinds[s.needs.kind].uses_model)  // of model jobs only those count that load one
     for (std::uint16_t i = 0; i < s.needs.devices; ++i) packing.count(budget_base(s).value);

@@ -86,7 +86,7 @@ void Core::State::revise(Index slot, const JobFixed& f) {
     totals.by_class_and_state[static_cast<std::size_t>(f.needs.job_class)][static_cast<std::size_t>(job.state)]++;
   }
   if (!(f.needs == needs_of(job))) {
-    const Index to = shape_for(f.needs, shapes[job.shape].suspect);
+    const Index to = shape_for(f.needs, shapes[job.shape].suspect, job.owner);
     shapes[to].refs++;
     release_shape(job.shape);
     job.shape = to;

@@ -18,17 +18,19 @@ std::uint64_t Core::State::ahead_of(Index slot) const {
   const Job& job = jobs[slot];
   if (job.state != JobState::ready) return 0;
   const JobClass job_class = needs_of(job).job_class;
-  const auto mine = std::pair(order_of(job), job.seq);
+  const std::int64_t share = share_of(shapes[job.shape]);
+  const auto mine = std::tuple(share, order_of(job), job.seq);
   std::uint64_t ahead = 0;
   std::uint64_t looked = 0;
   for (Index i = 0; i < shapes.extent(); ++i) {
     const Shape& shape = shapes[i];
     if (!shape.live || shape.ready == 0 || shape.needs.job_class != job_class) continue;
+    const std::int64_t its_share = share_of(shape);
     const auto count = [&](const Entry& e) {
       if (e.job == kNone) return true;
       const Job& other = jobs[e.job];
-      if (other.seq == e.seq && other.state == JobState::ready && !other.held && std::pair(order_of(other), other.seq) < mine) ++ahead;
-      return other.seq != e.seq || std::pair(order_of(other), other.seq) < mine;
+      if (other.seq == e.seq && other.state == JobState::ready && !other.held && std::tuple(its_share, order_of(other), other.seq) < mine) ++ahead;
+      return other.seq != e.seq || std::tuple(its_share, order_of(other), other.seq) < mine;
     };
     for (const auto& line : shape.lines) {
       if (!line) continue;
@@ -72,7 +74,7 @@ std::string Core::State::reason_of(Index slot) const {
   }
   if (looked == 0) return "no worker is connected";
   if (best == kHardConstraints.size())
-    return shape.needs.devices > 1 ? "no host has " + std::to_string(shape.needs.devices) + " devices free at once" : "behind other jobs";
+    return shape.needs.devices > 1 ? "no host has " + std::to_string(shape.needs.devices) + " devices free at once" : "behind other jobs" + used_lately(job);
   const HardConstraint& no = kHardConstraints[best];
   if (no.detail == nullptr) return std::string(no.sentence);
   const std::string sentence = no.detail(place_at(shape, job.shape, closest, nullptr)).sentence;
@@ -187,7 +189,7 @@ std::uint64_t Core::memory_bytes() const { return state_->memory(); }
 
 std::uint64_t Core::State::memory() const {
   std::uint64_t bytes = sizeof(State) + jobs.bytes() + extras.bytes() + texts.bytes() + shapes.bytes() + workers.bytes() +
-                        devices.bytes() + lanes.bytes() + holds.bytes() + clients.bytes();
+                        devices.bytes() + lanes.bytes() + holds.bytes() + clients.bytes() + tenants.size() * (sizeof(Tenant) + 32);
   bytes += (lease_timers.capacity() + wall_timers.capacity()) * sizeof(Timer);
   bytes += (finals.size() + fetched.size() + expired.size()) * sizeof(Entry) + tombstone_ends.size() * sizeof(TombstoneEntry);
   bytes += (uncommitted.size() + offers.size()) * sizeof(Offer) + tombstones.bytes();

@@ -52,6 +52,7 @@ void Core::State::on_hello(WorkerHello& e) {
     if (kind < kKinds.size()) worker.kinds |= 1U << kind;
   std::sort(e.labels.begin(), e.labels.end());
   worker.labels = std::move(e.labels);
+  worker.rented = std::any_of(worker.labels.begin(), worker.labels.end(), [](const std::string& l) { return l.starts_with("cloud="); });
   worker.group = group_for(worker.kinds, worker.labels);
   worker.last_beat = lease_now();
 
@@ -182,6 +183,7 @@ bool Core::State::adopt(Index worker, Index slot) {
   const Job& job = jobs[slot];
   const bool is_model = kKinds[needs_of(job).kind].uses_model;
   const Index version = is_model ? version_of_grant(slot) : kNone;
+  if (!tenant_may_start(tenant_for(job.owner))) return false;
   for (const Index device : devices_of(slot)) {
     const std::int64_t size = is_model ? load_of(worker, device, version, job).value : job.granted_mib;
     if (size > 0 && devices[device].free() < size) return false;
@@ -189,6 +191,7 @@ bool Core::State::adopt(Index worker, Index slot) {
   const Index h = hold_again(worker, slot);
   jobs[slot].worker = workers[worker].name;
   recharge(h);
+  count_use(holds[h], true);
   move_job(slot, Verb::dispatch);
   mark_started(h);
   leave_for_window(slot);

@@ -127,7 +127,6 @@ Result<void> Reader::general() {
   policy_.reserve_after = config_.duration("policy.reserve_after");
   policy_.model_idle_min = config_.duration("policy.model_idle_min");
   policy_.fair = config_.boolean("policy.fair");
-  if (policy_.fair) warnings_.push_back(config_.where("policy.fair") + ": policy.fair is not followed yet: a class starts its jobs in one order");
   policy_.fair_half_life = config_.duration("policy.fair_half_life");
   if (policy_.fair_half_life < 1min) return tl::unexpected(wrong("policy.fair_half_life", "shorter than a minute", "24h is usual"));
   const std::string packing = config_.text("policy.packing");
@@ -249,7 +248,6 @@ Result<void> Reader::tenants() {
       if (!number) return tl::unexpected(number.error());
       *field = *number;
     }
-    if (tenant.running_max != 0) warnings_.push_back(config_.where(prefix + "running_max") + ": " + prefix + "running_max is not followed yet; queued_max is");
     tenant.weight = config_.real(prefix + "weight");
     if (!(tenant.weight >= 0.001 && tenant.weight <= 1000.0)) return tl::unexpected(wrong(prefix + "weight", "is not from 0.001 to 1000", "1 is everybody's share"));
     if (config_.given(prefix + "weight") && !policy_.fair) warnings_.push_back(config_.where(prefix + "weight") + ": " + prefix + "weight counts only with policy.fair = true");

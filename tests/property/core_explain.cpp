@@ -76,8 +76,12 @@ class Planner {
     for (ClassPolicy& c : p.classes) {
       c.min_run = std::chrono::seconds(pick(3) * 10);
       c.preemptible = pick(4) != 0;
+      c.cloud = pick(6) != 0;
       if (pick(6) == 0) c.running_max = 1 + static_cast<std::uint32_t>(pick(3));
     }
+    if (pick(3) == 0) p.tenants = {{"ann", static_cast<std::uint32_t>(pick(6)), 0, 1.0}, {"*", static_cast<std::uint32_t>(2 + pick(3)), 0, 1.0}};
+    p.fair = pick(3) == 0;
+    p.fair_half_life = std::chrono::seconds(1 + pick(60));
     if (pick(2) == 0) p.of(JobClass::synthesis).not_beside = {JobClass::training};
     if (pick(2) == 0) p.reservations.push_back({Reservation::Size::mib, JobClass::inference, {DeviceSelector::Kind::any, "", 0}, Mib{2000}, 0, kAlways});
     if (pick(3) == 0) p.reservations.push_back({Reservation::Size::percent, JobClass::training, {DeviceSelector::Kind::any, "", 0}, {}, 30, kAlways});
@@ -99,6 +103,7 @@ class Planner {
     h.host = "host" + std::to_string(w);
     h.kinds = all_kinds();
     if (pick(3) == 0) h.labels = {"zone=a"};
+    if (pick(5) == 0) h.labels.push_back("cloud=rent");
     WorkerRow row;
     row.peer = h.peer;
     const std::uint64_t cards = 1 + pick(3);
@@ -160,9 +165,11 @@ class Planner {
 
   void plan_and_submit() {
     SubmitItem i = any_job();
+    const std::string owner = pick(3) == 0 ? "bob" : "ann";
+    i.fixed.owner = owner;
     const auto plan = core_->plan(i.fixed, now_);
     const JobId id = i.fixed.id;
-    const std::set<JobId> started = step(SubmitReceived{kClient, ++request_, "ann", {i}});
+    const std::set<JobId> started = step(SubmitReceived{kClient, ++request_, owner, {i}});
     if (!core_->find(id, now_)) {
       EXPECT_FALSE(plan.has_value()) << "planned, and then refused at submit: " << kKinds[i.fixed.needs.kind].name;
       return;

@@ -112,6 +112,7 @@ class Chaos {
     h.kinds = all_kinds();
     if (pick(5) == 0) h.kinds.push_back(200);
     if (pick(2) == 0) h.labels = {"zone=a"};
+    if (pick(8) == 0) h.labels.push_back("cloud=rent");
     for (std::uint64_t i = pick(3); i > 0; --i) h.devices.push_back(any_device());
     for (std::uint16_t lane = 0; lane < 6; ++lane) h.lanes.push_back(any_lane(lane));
     for (std::uint16_t lane = 0; lane < 6; ++lane) h.credit.push_back({lane, pick(4)});
@@ -160,15 +161,19 @@ class Chaos {
       c.running_max = pick(5) == 0 ? static_cast<std::uint32_t>(1 + pick(4)) : 0;
       c.queued_max = pick(8) == 0 ? static_cast<std::uint32_t>(1 + pick(10)) : 0;
       c.preemptible = pick(5) != 0;
+      c.cloud = pick(6) != 0;
     }
     if (pick(4) == 0) p.of(JobClass::training).not_beside = {JobClass::synthesis};
+    if (pick(3) == 0) p.tenants = {{"ann", static_cast<std::uint32_t>(pick(5)), 0, 2.0}, {"*", static_cast<std::uint32_t>(pick(3)), static_cast<std::uint32_t>(pick(2) * 8), 1.0}};
+    p.fair = pick(3) == 0;
+    p.fair_half_life = std::chrono::seconds(1 + pick(30));
     return p;
   }
 
   Event any_event() {
     switch (pick(29)) {
       case 0: case 1: case 2: case 3: {
-        SubmitReceived e{any_client(), ++request_, pick(20) == 0 ? "bob" : "ann", {}};
+        SubmitReceived e{any_client(), ++request_, pick(4) == 0 ? "bob" : "ann", {}};
         for (std::uint64_t i = 1 + pick(4); i > 0; --i) e.items.push_back(any_item());
         return e;
       }

@@ -42,6 +42,7 @@ void World::random_fleet() {
     w.host = "h" + std::to_string(i);
     for (std::size_t k = 0; k < kKinds.size(); ++k) w.kinds.push_back(static_cast<KindIndex>(k));
     w.labels = {i % 2 == 0 ? "zone=a" : "zone=b"};
+    if (options.operators && i % 8 == 5) w.labels.insert(w.labels.begin(), "cloud=rent");
     const bool shares = i % 16 == 9 && options.devices_per_worker > 0;  // a second container on its neighbour's host
     for (std::uint32_t d = 0; d < options.devices_per_worker; ++d) {
       WorkerDevice device;

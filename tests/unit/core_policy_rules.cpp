@@ -143,6 +143,33 @@ TEST_F(Rules, an_idle_warm_model_is_beside_nobody) {
   EXPECT_EQ(state(more), JobState::running);
 }
 
+// ---- rented devices
+
+TEST_F(Rules, a_class_that_stays_out_of_the_cloud_starts_on_no_rented_worker_and_says_so) {
+  policy([](Policy& p) { p.of(JobClass::synthesis).cloud = false; });
+  const PeerId pod = worker("pod", {.slots = 4, .devices = {gpu("A")}, .labels = {"cloud=runpod"}});
+  const auto train = submitted(of(JobClass::training, 1));
+  EXPECT_EQ(at(train), std::vector<std::string>{"A"}) << "other classes go there";
+  const auto job = submitted(of(JobClass::synthesis, 2));
+  EXPECT_EQ(state(job), JobState::ready);
+  EXPECT_EQ(why(job), "class synthesis starts on no rented device, and worker pod is rented");
+  const auto on_slot = submitted(with(item(3, "echo"), [](SubmitItem& i) { i.fixed.needs.job_class = JobClass::synthesis; }));
+  EXPECT_EQ(state(on_slot), JobState::ready) << "nor on the rented machine's processor";
+  const auto e = core->explain(job, now);
+  EXPECT_EQ(e->refusals, (std::vector<std::pair<std::string, std::uint64_t>>{{"class_allowed_in_cloud", 1}}));
+  EXPECT_EQ(e->remedies.front().text, "start a worker of your own, or allow rented ones: cloud = \"allowed\" in [class.synthesis] of gpuq.toml, then gpuq config reload");
+  EXPECT_TRUE(e->never);
+  worker("home", {.devices = {gpu("B")}, .labels = {"cloudy=yes"}});
+  EXPECT_EQ(at(job), std::vector<std::string>{"B"});
+  const auto more = submitted(of(JobClass::synthesis, 4, {9'500}));
+  EXPECT_EQ(state(more), JobState::ready);
+  ends(pod, train, Outcome::succeeded);
+  EXPECT_EQ(state(more), JobState::ready);
+  policy([](Policy& p) { p.of(JobClass::synthesis).cloud = true; });
+  EXPECT_EQ(at(more), std::vector<std::string>{"A"});
+  EXPECT_EQ(state(on_slot), JobState::running);
+}
+
 // ---- caps, pauses, drains
 
 TEST_F(Rules, no_more_jobs_of_a_class_run_than_its_cap_wherever_there_is_room) {
