@@ -136,10 +136,11 @@ void Core::State::leave_for_window(Index slot) {
 void Core::State::on_policy_loaded(PolicyLoaded& e) {
   config.policy = std::move(e.policy);
   look_at_selectors();
+  const bool were_apart = tenants_apart;
   on_window_timer();
   follow_tenants();
   rekey_all();
-  regroup();
+  if (were_apart != tenants_apart) regroup();
   resolve_all_rules();
 }
 

@@ -76,7 +76,7 @@ core::Policy World::random_policy() {
   }
   if (rng.one_in(8)) p.tenants.push_back({"*", static_cast<std::uint32_t>(rng.between(3, 12)), 0, 1.0});
   if (p.fair) p.tenants.push_back({"client1", 0, 0, 3.0});
-  p.of(JobClass::synthesis).cloud = dice(report.policies, 0xC10D) % 4 != 0;
+  p.of(JobClass::synthesis).cloud = dice(static_cast<JobNumber>(report.policies), 0xC10D) % 4 != 0;
   p.packing = static_cast<core::Packing>(rng.below(3));
   return p;
 }

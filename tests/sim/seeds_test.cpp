@@ -84,7 +84,7 @@ TEST(Simulation, the_faults_really_happen) {
 
 TEST(Simulation, operators_really_switch_and_classes_really_make_way) {
   std::uint64_t asked = 0, killed = 0, models = 0, checkpoints = 0, policies = 0;
-  for (std::uint64_t seed = 2; seed <= 20; seed += 2) {
+  for (std::uint64_t seed = 2; seed <= 40; seed += 2) {
     const Report r = simulate(busy_storm(seed));
     EXPECT_EQ(r.violations, 0U) << "gpuq-sim " << describe(r.options) << "\n" << r.findings;
     asked += r.asked_to_leave;

@@ -349,6 +349,24 @@ TEST_F(Hungry, shares_of_those_who_always_wait_come_to_their_weights) {
   EXPECT_NEAR(used["ann"] / used["bob"], 3.0, 0.3) << used["ann"] << " against " << used["bob"];
 }
 
+TEST_F(Hungry, nobody_is_over_a_cap_at_any_step_and_what_a_cap_leaves_the_others_take) {
+  fairly(5min);
+  with_policy([](Policy& p) { p.tenants = {{"ann", 1, 0, 5.0}, {"bob", 2, 0, 1.0}}; });
+  for (const char* owner : {"ann", "bob", "eve"}) feed(owner);
+  begin();
+  for (int i = 0; i < 120; ++i) {
+    for (const char* owner : {"ann", "bob", "eve"}) feed(owner);
+    turn();
+    if (i % 40 == 39) with_policy([&](Policy& p) { p.tenants[1].running_max = static_cast<std::uint32_t>(i / 40 % 2 + 1); });
+    see_starts();
+    const auto of = [&](const char* owner) { return std::count_if(running.begin(), running.end(), [&](const Running& r) { return r.owner == owner; }); };
+    ASSERT_LE(of("ann"), 1) << "turn " << i;
+    ASSERT_LE(of("bob"), 2) << "turn " << i;
+    ASSERT_EQ(running.size(), 4U) << "eve has no cap";
+  }
+  EXPECT_GT(used["ann"], 0.0);
+}
+
 TEST_F(Hungry, somebody_new_is_served_at_once_and_in_the_end_all_have_the_same) {
   fairly(5min);
   feed("ann");

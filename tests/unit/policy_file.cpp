@@ -303,6 +303,7 @@ TEST(PolicyMistakes, in_reservations_are_told) {
 TEST(PolicyWarnings, tell_what_is_legal_but_hardly_meant) {
   EXPECT_THAT(read("[class.inference]\ndevices = [\"0\"]\nreserve = [{device = \"1\", vram = \"1GiB\"}]\n")->warnings,
               ElementsAre("gpuq.toml:3:12: 1 is reserved for inference, but class.inference.devices does not name it"));
+  EXPECT_TRUE(read("[policy]\nfair = true\n[tenant.bob]\nweight = 2.0\nrunning_max = 2\nqueued_max = 9\n[class.synthesis]\ncloud = \"never\"\n")->warnings.empty()) << "all of it is followed";
   EXPECT_THAT(read("[tenant.bob]\nweight = 2.0\n")->warnings, ElementsAre("gpuq.toml:2:1: tenant.bob.weight counts only with policy.fair = true"));
 }
 
