@@ -12,6 +12,7 @@ void Core::State::load(const Image& image) {
     const Index version = version_for(record.name + "@" + record.version);
     versions[version].registered = true;
     versions[version].record = record;
+    if (record.promoted && record.promoted_at.ms == 0) versions[version].record.promoted_at = std::max(record.pushed, WallTime{1});   // from before this was kept: a push promoted
     if (record.promoted) promoted[record.name] = version;
   }
   ++models_epoch;

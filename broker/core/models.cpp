@@ -125,14 +125,14 @@ void Core::State::on_model_removed(ModelRemoveReceived& e) {
   }
   if (const auto it = promoted.find(e.name); it != promoted.end() && !versions[it->second].registered) {
     promoted.erase(it);
-    Index newest = kNone;
+    // The one promoted before; only where none ever was, the newest: a version that was never promoted may be one that failed to load.
+    const auto rank = [&](Index v) { return std::pair(versions[v].record.promoted_at, versions[v].record.pushed); };
+    Index next = kNone;
     for (Index v = 0; v < versions.size(); ++v)
-      if (versions[v].registered && versions[v].name == e.name &&
-          (newest == kNone || versions[v].record.pushed >= versions[newest].record.pushed))
-        newest = v;
-    if (newest != kNone) {
-      promote(newest);
-      store_model(versions[newest].record);
+      if (versions[v].registered && versions[v].name == e.name && (next == kNone || rank(v) >= rank(next))) next = v;
+    if (next != kNone) {
+      promote(next);
+      store_model(versions[next].record);
     }
   }
   ++models_epoch;

@@ -14,6 +14,7 @@
 #include <sstream>
 
 #include "client/lib/convert.h"
+#include "client/lib/model_content.h"
 #include "client/lib/state.h"
 
 namespace gpuq {
@@ -439,6 +440,8 @@ Model Client::push_model(const std::string& name, const std::string& path, const
   if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))
     raise({Errc::bad_input, path + " is a folder; a model is one TorchScript file", "export it with torch.jit.save or yolo export format=torchscript, then push the file"});
   if (::stat(path.c_str(), &status) == 0 && status.st_size == 0) raise({Errc::bad_model, path + " is empty", "push a TorchScript file"});
+  if (runtime == "torchscript")
+    if (const auto error = not_servable(path)) raise(*error);
   const std::string blob = upload_file(path);
   return push_model_from_blob(name, blob, static_cast<std::uint64_t>(status.st_size), runtime, {}, budget_mib, promote);
 }

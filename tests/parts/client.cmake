@@ -1,6 +1,7 @@
 # The client library and the command line.
 if(TARGET gpuq_client)
   gpuq_test(client_link LAYER unit SOURCES unit/client_link.cpp LINK gpuq_client)
+  gpuq_test(client_model_content LAYER unit SOURCES unit/client_model_content.cpp LINK gpuq_client)
   gpuq_test(client_prepare LAYER unit SOURCES unit/client_prepare.cpp LINK gpuq_client gpuq_wire)
   gpuq_test(client_conversation LAYER integration SOURCES integration/client_conversation.cpp LINK gpuq_client gpuq_net gpuq_wire TIMEOUT 60)
   gpuq_test(client_orders LAYER integration SOURCES integration/client_orders.cpp LINK gpuq_client gpuq_net gpuq_wire TIMEOUT 60)

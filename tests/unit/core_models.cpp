@@ -89,5 +89,28 @@ TEST_F(Registry, it_is_all_the_same_after_a_restart) {
   EXPECT_EQ(order(ModelVerb::rollback).record.version, version_of(1));
 }
 
+TEST_F(Registry, when_the_promoted_version_is_removed_the_name_means_the_one_before_it_not_the_newest_push) {
+  for (std::uint8_t v = 1; v <= 2; ++v) push(v, true), after(1s);
+  push(3, false);   // was never promoted: it may not even load
+  after(1s);
+  say(ModelRemoveReceived{kClient, ++request, "yolo", version_of(2)});
+  EXPECT_EQ(promoted(), version_of(1));
+  say(ModelRemoveReceived{kClient, ++request, "yolo", version_of(1)});
+  EXPECT_EQ(promoted(), version_of(3));
+}
+
+TEST_F(Registry, a_version_promoted_before_promotions_were_dated_is_on_the_way_back_too) {
+  push(1, true);
+  Image image = store.image();
+  for (ModelRecord& m : image.models) m.promoted_at = {};
+  after(1s);
+  core = std::make_unique<Core>(config);
+  core->load(image, now);
+  batch = 0;
+  push(2, true);
+  EXPECT_EQ(promoted(), version_of(2));
+  EXPECT_EQ(order(ModelVerb::rollback).record.version, version_of(1));
+}
+
 }  // namespace
 }  // namespace gq::core::story
