@@ -175,7 +175,7 @@ struct Core::Constraints {
     for (std::size_t c = 0; c < kJobClasses; ++c)
       if (const std::int64_t kept = d.rules.reserved[c] - d.used_by[c].value; kept > 0 && static_cast<JobClass>(c) != p.shape.needs.job_class)
         add("reserved for " + name_of(static_cast<JobClass>(c)) + ": " + to_string(Mib{kept}));
-    if (d.plan != kNone && p.state.plans[d.plan].shape != p.shape_index)
+    if (d.plan != kNone && p.state.plans[d.plan].shape != p.shape_index && p.state.held_for_lower(p.shape.needs.job_class, d) == nullptr)
       for (const Charge& c : d.charges)
         if (c.kind == Charge::Kind::held) add("held for job " + to_string(p.state.plans[d.plan].job) + ": " + to_string(c.size));
     if (d.foreign.value > 0) add("used by others: " + to_string(d.foreign));

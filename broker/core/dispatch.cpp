@@ -44,7 +44,7 @@ void Core::State::schedule_domain(bool uses_device) {
     const bool take_fresh = !to_try.empty() && (!any_room || at == standing.end() || *to_try.begin() < *at);
     if (take_fresh) {
       const Index shape = to_try.begin()->shape;
-      if (pick_planned(shape, pick) || pick_anywhere(shape, pick) || pick_backfill(shape, pick)) {
+      if (pick_planned(shape, pick) || pick_anywhere(shape, pick) || pick_held_for_lower(shape, pick) || pick_backfill(shape, pick)) {
         const std::optional<ShapeKey> next = config.policy.fair && at != standing.end() ? std::optional(*at) : std::nullopt;
         dispatch(shape, pick);
         if (next) at = standing.lower_bound(*next);  // its tenant has had a turn: others of its shapes may stand further back now

@@ -48,12 +48,13 @@ Mib Core::State::budget_max(const Shape& shape, const Device& device) const {
 }
 
 /// What is kept for other classes and not in use by them. As if some had left, they use less of it, and more is kept.
-std::int64_t Core::State::reserved_for_others(JobClass c, const Device& d, const Without* without) const {
+std::int64_t Core::State::reserved_for_others(JobClass c, const Device& d, const Without* without, const Charge* also_gone) const {
   if (!d.rules.reserves) return 0;
   std::int64_t sum = 0;
   for (std::size_t o = 0; o < kJobClasses; ++o) {
     if (static_cast<JobClass>(o) == c || d.rules.reserved[o] == 0) continue;
     std::int64_t used = d.used_by[o].value;
+    if (also_gone != nullptr && static_cast<std::size_t>(also_gone->job_class) == o) used -= also_gone->size.value;
     if (without != nullptr) {
       used -= without->unlisted[o];
       for (const Charge& charge : d.charges) {
@@ -75,9 +76,13 @@ std::int64_t Core::State::room_of(JobClass c, const Device& d) const {
   return std::max<std::int64_t>(0, d.free() - reserved_for_others(c, d, nullptr));
 }
 
+/// What plans of lower classes hold is no reason for a higher one to wait: it starts there, and they look for room elsewhere.
 std::int64_t Core::State::room_for(const Shape& shape, Index index, Index device, const Without* without) const {
   const Device& d = devices[device];
-  std::int64_t room = d.free() - reserved_for_others(shape.needs.job_class, d, without);
+  const bool counted = d.plan == kNone || (without != nullptr && without->counts_held);
+  const Charge* held = counted ? nullptr : held_for_lower(shape.needs.job_class, d);
+  std::int64_t room = d.free() - reserved_for_others(shape.needs.job_class, d, without, held);
+  if (held != nullptr) room += held->size.value;
   if (without != nullptr) room += without->freed.value;
   if (d.plan != kNone && index != kNone) room += held_for(index, device).value;
   return room;

@@ -18,7 +18,9 @@ struct Core::Without {
   std::vector<Index> lanes;    ///< warm lanes: their models are evicted
   Mib freed;                   ///< what all together give back on this device
   std::array<std::int64_t, kJobClasses> unlisted{};  ///< MiB of `freed` that neither list names (room kept for others, ghosts), by whose they are
+  bool counts_held{};          ///< what a plan holds there is among `freed`
   void without(const Charge& c) {
+    counts_held = counts_held || c.kind == Charge::Kind::held;
     freed += c.size;
     unlisted[static_cast<std::size_t>(c.job_class)] += c.size.value;
   }

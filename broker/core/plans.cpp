@@ -31,14 +31,25 @@ JobId Core::State::first_job(Index shape) const {
   return {};
 }
 
+/// Starts of its class that are prepared for shapes before it: they, too, will count against the class's cap.
+std::size_t Core::State::prepared_ahead(const Shape& shape) const {
+  std::size_t sum = 0;
+  for (const auto& [owner, list] : plans_of) {
+    const Shape& other = shapes[owner];
+    if (other.needs.job_class != shape.needs.job_class || !(other.key < shape.key)) continue;
+    sum += static_cast<std::size_t>(std::count_if(list.begin(), list.end(), [&](Index p) { return plans[p].kind == Plan::Kind::preempt; }));
+  }
+  return sum;
+}
+
 /// How many starts are worth preparing: one per waiting job, or one per load of a model that is worth it.
 std::size_t Core::State::plans_wanted(Index shape) const {
   const Shape& s = shapes[shape];
   if (s.ready == 0) return 0;
   std::size_t most = kPlansPerShape;
   if (const std::size_t cap = config.policy.of(s.needs.job_class).running_max; cap != 0) {
-    const std::size_t run = running_of(s.needs.job_class);
-    most = std::min(most, cap > run ? cap - run : 0);
+    const std::size_t taken = running_of(s.needs.job_class) + prepared_ahead(s);
+    most = std::min(most, cap > taken ? cap - taken : 0);
   }
   if (s.tenant != kNone)
     if (const auto t = tenants.find(s.tenant); t != tenants.end() && t->second.running_max != 0)
@@ -58,6 +69,15 @@ Mib Core::State::held_for(Index shape, Index device) const {
   for (const Charge& c : devices[device].charges)
     if (c.kind == Charge::Kind::held && c.plan == p) return c.size;
   return {};
+}
+
+const Charge* Core::State::held_for_lower(JobClass c, const Device& device) const {
+  if (device.plan == kNone) return nullptr;
+  const auto rank_of = [&](JobClass one) { return classes[static_cast<std::size_t>(one)].rank; };
+  if (rank_of(shapes[plans[device.plan].shape].needs.job_class) <= rank_of(c)) return nullptr;
+  for (const Charge& charge : device.charges)
+    if (charge.kind == Charge::Kind::held && charge.plan == device.plan) return &charge;
+  return nullptr;
 }
 
 /// What is charged on this device now and will leave: attempts that yield or are cancelled, ghosts, models under eviction. A

@@ -1,7 +1,8 @@
 // plans.h - room that is kept for one start: who leaves for it, what is held already, until when.
 //
 // At most one plan per device. The room is a charge of kind `held` in the device's ledger, as large as what is needed minus what
-// is still to come from those who leave: others may use what is free beyond it, and can never take what the plan counts on.
+// is still to come from those who leave: others may use what is free beyond it, and never take what the plan counts on. A higher
+// class may: to it the room is free, and a plan whose room it took is given up.
 // Plans live in memory only. After a restart those who were asked finish leaving, and the shape plans anew.
 #pragma once
 

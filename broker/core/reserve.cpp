@@ -89,6 +89,31 @@ std::optional<Proposal> Core::State::find_reservation(const Shape& shape, Index 
   return p;
 }
 
+/// Room that is held for lower classes is listed nowhere, and no reason to wait: the tightest of these places. Gangs look at every
+/// worker anyway.
+bool Core::State::pick_held_for_lower(Index shape, Pick& pick) {
+  const Shape& s = shapes[shape];
+  if (plans_of.empty() || !on_device(s) || s.needs.devices > 1 || !class_may_start(s.needs.job_class)) return false;
+  const std::int64_t base = budget_base(s).value;
+  std::int64_t best = INT64_MAX;
+  Pick one;
+  for (const auto& [owner, list] : plans_of)
+    for (const Index p : list)
+      for (const Index device : plans[p].devices) {
+        const Device& d = devices[device];
+        if (held_for_lower(s.needs.job_class, d) == nullptr) continue;
+        const std::int64_t room = room_for(s, shape, device);
+        if (room >= best || room < std::min(base, d.capacity.value)) continue;
+        for (const Index lane : d.lanes)
+          if (lanes[lane].kind == LaneKind::start && take(shape, lane, one)) {
+            best = room;
+            pick = one;
+            break;
+          }
+      }
+  return best != INT64_MAX;
+}
+
 /// Room that is kept, used meanwhile by a job that ends before it is needed.
 bool Core::State::pick_backfill(Index index, Pick& pick) {
   const Shape& shape = shapes[index];

@@ -350,7 +350,7 @@ struct Core::State {
   [[nodiscard]] Mib model_size(Index version, Index device) const;
 
   // ---- placement.cpp
-  [[nodiscard]] std::int64_t reserved_for_others(JobClass c, const Device& device, const Without* without) const;
+  [[nodiscard]] std::int64_t reserved_for_others(JobClass c, const Device& device, const Without* without, const Charge* also_gone = nullptr) const;
   [[nodiscard]] std::int64_t room_of(JobClass c, const Device& device) const;        ///< as the shelves list it; -1 = nothing starts
   [[nodiscard]] std::int64_t room_for(const Shape& shape, Index index, Index device, const Without* without = nullptr) const;
   [[nodiscard]] bool class_may_start(JobClass c) const;
@@ -438,7 +438,10 @@ struct Core::State {
   [[nodiscard]] bool has_come(const Plan& plan) const;              ///< the shape fits now
   [[nodiscard]] JobId first_job(Index shape) const;
   [[nodiscard]] Mib held_for(Index shape, Index device) const;  ///< what a plan of this very shape holds there: its fit adds it back
+  [[nodiscard]] const Charge* held_for_lower(JobClass c, const Device& device) const;  ///< what a plan of a lower class holds there; null: nothing
+  bool pick_held_for_lower(Index shape, Pick& pick);
   [[nodiscard]] std::size_t plans_wanted(Index shape) const;
+  [[nodiscard]] std::size_t prepared_ahead(const Shape& shape) const;
 
   // ---- victims.cpp: whom it would take; reserve.cpp: where waiting is shortest. Nothing is changed by asking.
   struct Ground;

@@ -179,6 +179,7 @@ struct Core::State::Ground {
     scratch.lanes.assign(leaving.lanes.begin(), leaving.lanes.end());
     scratch.freed = leaving.freed;
     scratch.unlisted = leaving.unlisted;
+    scratch.counts_held = leaving.counts_held;
     for (const Leaver& one : forced) take(one);
     for (std::size_t i = 0; i < units.size(); ++i)
       if (chosen(i)) take(units[i]);

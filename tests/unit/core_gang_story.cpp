@@ -139,6 +139,40 @@ TEST_F(Gang, that_goes_away_gives_its_reservation_back_at_once) {
   EXPECT_EQ(state(small), JobState::running);
 }
 
+TEST_F(Gang, or_a_large_job_has_nothing_reserved_against_a_higher_class) {
+  const PeerId a = gpu_worker("a", {.devices = {gpu("GPU-0")}, .starts = 100});
+  const auto never = [](SubmitItem& i) { i.fixed.needs.on_preempt = OnPreempt::never; };
+  running(a, with(train(1, {5000}), never));
+  running(a, with(train(2, {5000}), never));
+  const JobId large = submitted(synthesis(3, {9000}));
+  const JobId equal = submitted(synthesis(4, {4000}));
+  wait(601s);
+  const JobId head = submitted(inference(5, {4000}));
+  EXPECT_EQ(state(head), JobState::ready) << "it has just looked for room, and nobody may be asked";
+  ends(a, job_id(1), Outcome::succeeded);
+  EXPECT_EQ(state(head), JobState::running) << "at once, and not when it looks again";
+  EXPECT_EQ(state(equal), JobState::ready) << "of its own class nobody passes";
+  EXPECT_EQ(state(large), JobState::ready);
+}
+
+TEST_F(Gang, or_a_large_job_gives_its_room_to_a_higher_class_that_is_let_in_later) {
+  const PeerId a = gpu_worker("a", {.devices = {gpu("GPU-0")}, .starts = 100});
+  running(a, train(1, {5000}));
+  running(a, train(2, {5000}));
+  config.policy.of(JobClass::inference).running_max = 1;
+  say(PolicyLoaded{config.policy});
+  const JobId large = submitted(train(3, {9000}));
+  wait(601s);
+  ends(a, job_id(1), Outcome::succeeded);
+  const JobId first = running(a, inference(5, {1000}));
+  const JobId second = submitted(inference(6, {5000}));
+  EXPECT_EQ(state(second), JobState::ready) << "its class is full";
+  ends(a, first, Outcome::succeeded);
+  EXPECT_EQ(state(second), JobState::running);
+  EXPECT_EQ(state(large), JobState::ready);
+  EXPECT_EQ(core->totals().preempted, 0U);
+}
+
 TEST_F(Gang, or_a_large_job_with_a_reservation_on_one_card_gives_it_up_for_a_victim_on_another) {
   config.policy.of(JobClass::synthesis).min_run = 700s;
   say(PolicyLoaded{config.policy});

@@ -178,6 +178,22 @@ TEST_F(Choice, of_a_higher_class_overrides_a_plan_of_a_lower_one) {
   EXPECT_EQ(state(trains), JobState::ready);
 }
 
+TEST_F(Choice, of_room_for_a_lower_class_keeps_no_higher_one_waiting_whose_own_room_comes_later) {
+  const PeerId w = gpu_worker("w", {.devices = {gpu("GPU-0"), gpu("GPU-1")}});
+  const JobId one = running(w, synthesis(1, {9000}));
+  const JobId two = running(w, synthesis(2, {9000}));
+  const JobId head = submitted(inference(3, {6000}));
+  const JobId trains = submitted(train(4, {6000}));
+  EXPECT_EQ(std::tuple(state(one), state(two)), std::tuple(JobState::yielding, JobState::yielding)) << "one for each";
+  const bool for_head = dynamic(one).leave_for == head;
+  yields(w, for_head ? two : one);
+  EXPECT_EQ(state(head), JobState::running) << "the room is there now, whoever it was made for";
+  EXPECT_EQ(state(trains), JobState::ready);
+  yields(w, for_head ? one : two);
+  EXPECT_EQ(state(trains), JobState::running) << "it takes what was to be the head's";
+  EXPECT_EQ(core->totals().preempted, 2U);
+}
+
 TEST_F(Choice, of_a_job_with_precedence_overrides_the_plan_of_one_behind_it) {
   const PeerId w = gpu_worker("w", {.devices = {gpu("GPU-0")}});
   const JobId draws = running(w, synthesis(1, {9000}));
@@ -248,6 +264,24 @@ TEST_F(Guards, nobody_leaves_for_a_job_that_its_class_cap_keeps_from_starting) {
   EXPECT_EQ(state(job_id(3)), JobState::running);
   wait(5s);
   EXPECT_EQ(core->totals().preempted, 1U);
+}
+
+TEST_F(Guards, nobody_leaves_for_a_second_job_when_the_cap_lets_in_one_though_they_ask_for_different_things) {
+  under([](Policy& p) { p.of(JobClass::inference).running_max = 1; });
+  const PeerId v = gpu_worker("v", {.devices = {gpu("GPU-1")}});
+  const JobId one = running(w, synthesis(1, {9000}));
+  const JobId two = submitted(synthesis(2, {9000}));
+  started(v, two);
+  submit({inference(3, {5000}), inference(4, {5100})});
+  wait(5s);
+  EXPECT_EQ(core->totals().preempted, 1U);
+  const bool first = is_asked(one);
+  yields(first ? w : v, first ? one : two);
+  EXPECT_EQ(state(job_id(3)), JobState::running);
+  wait(5s);
+  EXPECT_EQ(core->totals().preempted, 1U);
+  ends(first ? w : v, job_id(3), Outcome::succeeded);
+  EXPECT_EQ(state(job_id(4)), JobState::running) << "now it may, where the first one ran";
 }
 
 TEST_F(Guards, a_job_that_was_evicted_often_runs_longer_each_time_and_may_finish_in_the_end) {
