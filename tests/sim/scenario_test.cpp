@@ -97,6 +97,7 @@ TEST(ScenarioDay, a_fleet_of_spot_machines_keeps_its_promises_for_half_an_hour) 
   s.length_us = 1'800'000'000;
   const Played day = play(s);
   EXPECT_EQ(day.report.violations, 0U) << day.report.findings;
+  EXPECT_TRUE(day.figures.all_kept()) << table(s, day.record, day.figures);  // inversions, too: half an hour is long enough to have met one
   EXPECT_GT(day.record.hosts_lost, 0U);
   EXPECT_EQ(day.record.classes[static_cast<std::size_t>(JobClass::training)].steps_lost_asked, 0U);
   std::uint64_t lost = 0;
