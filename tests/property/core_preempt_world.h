@@ -164,13 +164,24 @@ class World {
         sum += r.dynamic.granted.value;
     return sum;
   }
-  /// Of those asked in one step for one job on one card: together they are enough, and without any one of them it would not be.
+  /// Of those asked in one step for one job on one card: together they are enough, and without any one of them it would not be. Who is
+  /// asked later in that step for another job, and holds memory there too (a gang), was no help when these were chosen.
   void expect_nobody_could_be_spared(const Effects& out) {
     std::map<JobId, std::vector<JobId>> victims;
+    std::vector<std::pair<JobId, JobId>> in_order;   // victim, for whom: in the order of the plans
     for (const Effect& e : out)
       if (const auto* s = std::get_if<Send>(&e))
         if (const auto* p = std::get_if<Preempt>(&s->message))
-          if (const JobDynamic d = dynamic(p->grant.job); !d.leave_for.empty()) victims[d.leave_for].push_back(p->grant.job);
+          if (const JobDynamic d = dynamic(p->grant.job); !d.leave_for.empty()) {
+            victims[d.leave_for].push_back(p->grant.job);
+            in_order.emplace_back(p->grant.job, d.leave_for);
+          }
+    const auto asked_later = [&](const JobId& head, const std::string& card) {
+      std::int64_t sum = 0;
+      for (auto it = in_order.rbegin(); it != in_order.rend() && it->second != head; ++it)
+        if (const JobDynamic d = dynamic(it->first); std::find(d.devices.begin(), d.devices.end(), card) != d.devices.end()) sum += d.granted.value;
+      return sum;
+    };
     for (const auto& [head, all] : victims) {
       const Needs& needs = fixed_.at(head).needs;
       if (needs.devices != 1) continue;
@@ -180,7 +191,7 @@ class World {
         const std::int64_t free = card_total_.at(victim.devices.front()) - staying(victim.devices.front());
         if (state(head) != JobState::ready) continue;
         EXPECT_GE(free, needs.budget_min.value) << "not enough is asked to leave";
-        EXPECT_LT(free - victim.granted.value, needs.budget_min.value) << to_string(id) << " could have been spared";
+        EXPECT_LT(free - asked_later(head, victim.devices.front()) - victim.granted.value, needs.budget_min.value) << to_string(id) << " could have been spared";
         ++weighed;
       }
     }

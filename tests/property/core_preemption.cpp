@@ -125,6 +125,9 @@ TEST(CorePreemption, keeps_its_promises_in_any_mix) {
   EXPECT_GT(weighed, 100U);
 }
 
+/// Found by chance: two plans in one step, and the second one's victim is a gang that also held memory on the first one's card.
+TEST(CorePreemption, a_gang_that_leaves_for_a_later_plan_was_no_help_to_an_earlier_one) { random_day(64095632244, false); }
+
 TEST(CorePreemption, keeps_its_promises_while_workers_and_the_broker_die) {
   EXPECT_TRUE(rc::check([] {
     random_day(*rc::gen::arbitrary<std::uint64_t>(), true);
