@@ -45,9 +45,10 @@ void Core::State::schedule_domain(bool uses_device) {
     if (take_fresh) {
       const Index shape = to_try.begin()->shape;
       if (pick_planned(shape, pick) || pick_anywhere(shape, pick) || pick_held_for_lower(shape, pick) || pick_backfill(shape, pick)) {
-        const std::optional<ShapeKey> next = config.policy.fair && at != standing.end() ? std::optional(*at) : std::nullopt;
+        const bool reorders = config.policy.fair && at != standing.end();
+        const ShapeKey next = reorders ? *at : ShapeKey{};
         dispatch(shape, pick);
-        if (next) at = standing.lower_bound(*next);  // its tenant has had a turn: others of its shapes may stand further back now
+        if (reorders) at = standing.lower_bound(next);  // its tenant has had a turn: others of its shapes may stand further back now
         if (room_reopened) {  // a dispatch gave room back (the device kept for a suspect): shapes passed already are asked again
           at = standing.begin();
           parked_now.clear();

@@ -93,7 +93,7 @@ std::optional<Proposal> Core::State::find_reservation(const Shape& shape, Index 
 /// worker anyway.
 bool Core::State::pick_held_for_lower(Index shape, Pick& pick) {
   const Shape& s = shapes[shape];
-  if (plans_of.empty() || !on_device(s) || s.needs.devices > 1 || !class_may_start(s.needs.job_class)) return false;
+  if (plans_of.empty() || !on_device(s) || s.needs.devices > 1 || !may_start(s)) return false;
   const std::int64_t base = budget_base(s).value;
   std::int64_t best = INT64_MAX;
   Pick one;
