@@ -35,7 +35,7 @@ struct Reader {
   std::string_view name() {
     space();
     const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-    const auto belongs = [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-' || c == '@'; };
+    const auto belongs = [&](char c) { return is_letter(c) || (c >= '0' && c <= '9') || std::string_view("_.-@/()").find(c) != std::string_view::npos; };
     const std::size_t begin = at;
     if (at < all.size() && is_letter(all[at]))
       while (at < all.size() && belongs(all[at])) ++at;

@@ -3,7 +3,7 @@
 //   condition  = comparison { "and" comparison }
 //   comparison = METRIC ( ">" | ">=" | "<" | "<=" ) VALUE
 //   VALUE      = NUMBER | "current" [ ("+" | "-") NUMBER ]       current: that metric of the promoted version
-// METRIC is letters, digits, '_', '.', '-' or '@', beginning with a letter. Metrics are the numbers in "metrics" of a model's metadata.
+// METRIC is letters, digits or one of _ . - @ / ( ), beginning with a letter: "metrics/mAP50(B)" is one. Metrics are the numbers in "metrics" of a model's metadata.
 #pragma once
 
 #include <map>

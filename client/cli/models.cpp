@@ -82,9 +82,11 @@ gpuq::Model push_from_job(Cli& cli, const Arguments& a, std::int64_t budget_mib,
   if (!about.is_object()) about = Json::object();
   if (const gpuq::Part* figures = result.part("metrics"); figures != nullptr) {
     const Json numbers = Json::parse(client.fetch(*figures), nullptr, false);
+    Json& metrics = about["metrics"];
+    if (!metrics.is_object()) metrics = Json::object();
     if (numbers.is_object())
       for (const auto& [key, value] : numbers.items())
-        if (value.is_number()) about["metrics"][key] = value;
+        if (value.is_number()) metrics[key] = value;
   }
   about["from_job"] = id;
   metadata = about.dump();

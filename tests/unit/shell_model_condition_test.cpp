@@ -16,6 +16,12 @@ TEST(ModelCondition, comparisons_are_made_with_numbers_and_with_the_promoted_ver
     EXPECT_EQ(judge_promotion(text, kNew, kOld).error().code, Errc::condition_false) << text;
 }
 
+TEST(ModelCondition, metrics_are_named_as_trainers_name_them) {
+  const ModelMetrics ultralytics{{"metrics/mAP50-95(B)", 0.5}};
+  EXPECT_EQ(judge_promotion("metrics/mAP50-95(B)>=0.5", ultralytics, std::nullopt).value(), "metrics/mAP50-95(B) 0.5 >= 0.5");
+  EXPECT_EQ(judge_promotion("metrics/mAP50-95(B) > current", ultralytics, ultralytics).error().code, Errc::condition_false);
+}
+
 TEST(ModelCondition, the_answer_says_what_was_compared) {
   EXPECT_EQ(judge_promotion("map50 > current and recall >= 0.9", kNew, kOld).value(), "map50 0.71 > 0.68, recall 0.9 >= 0.9");
   EXPECT_EQ(judge_promotion("recall > current and map50 > 0.5", kNew, kOld).error().what, "it does not hold that recall 0.9 > 0.95");
