@@ -6,7 +6,7 @@ A test holds this against PROTOCOL.md and against the golden bytes.
 
 SCHEMA = """\
 - Model array name:str version:str runtime:str metadata:str owner:str blob:bin32 bytes:u64 budget_mib:i64 pushed_ms:i64
-    promoted:bool
+    promoted:bool promoted_ms:i64
 - Device map uuid:str name:str kind:u8 index:u16 total_mib:i64 driver_mib:i64 used_mib:i64 used_by_us_mib:i64 temperature_c:i16=-1
     utilization_pct:i16=-1 healthy:bool=true
 1 ClientHello map name:str version:str protocol:u8=1
@@ -48,9 +48,9 @@ SCHEMA = """\
     devices:[DeviceStatus]
 - DeviceStatus map device:Device headroom_mib:i64 foreign_mib:i64 granted_mib:i64 free_mib:i64 holders:[str] warm:[str] state:str
     reserved:[str]
-26 LogQuery map job:bin16 offset:u64 follow:bool
+26 LogQuery map job:bin16 offset:u64 follow:bool model:str
 27 LogReply map job:bin16 offset:u64 next:u64 end:bool
-28 ModelPush map model:Model
+28 ModelPush map model:Model promote:bool=true
 29 ModelRemove map name:str version:str
 30 ModelReply map model:Model
 31 ModelsQuery map
@@ -82,6 +82,7 @@ SCHEMA = """\
 45 ConfigQuery map reload:bool
 46 ConfigReply map file:str loaded_ms:i64 settings:[ConfigSetting] warnings:[str]
 - ConfigSetting map key:str value:str origin:str where:str
+47 ModelCommand map verb:str name:str version:str condition:str
 80 BlobPut map blob:bin32 total:u64 offset:u64
 81 BlobPutReply map blob:bin32 next:u64 complete:bool
 82 BlobGet map blob:bin32 offset:u64 bytes_max:u32

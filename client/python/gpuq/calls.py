@@ -369,18 +369,29 @@ class Calls:
     async def models(self) -> List[Model]:
         return [Model.read(one) for one in (await self.ask("ModelsQuery", {}, "ModelsReply")).fields["models"]]
 
-    async def push_model(self, name: str, content: Union[bytes, Part, "os.PathLike[str]"], runtime: str, metadata: str, budget_mib: int) -> Model:
+    async def push_model(self, name: str, content: Union[bytes, Part, "os.PathLike[str]"], runtime: str, metadata: str, budget_mib: int,
+                         promote: bool) -> Model:
         blob = content if isinstance(content, Part) else await self.upload(content)
         model = {"name": name, "runtime": runtime, "metadata": metadata, "blob": _digest_of(blob), "bytes": blob.size, "budget_mib": budget_mib}
-        return Model.read((await self.ask("ModelPush", {"model": model}, "ModelReply")).fields["model"])
+        return Model.read((await self.ask("ModelPush", {"model": model, "promote": promote}, "ModelReply")).fields["model"])
 
     async def remove_model(self, name: str, version: str) -> Model:
         return Model.read((await self.ask("ModelRemove", {"name": name, "version": version}, "ModelReply")).fields["model"])
 
+    async def order_model(self, verb: str, name: str, version: str, condition: str) -> Model:
+        fields = {"verb": verb, "name": name, "version": version, "condition": condition}
+        return Model.read((await self.ask("ModelCommand", fields, "ModelReply")).fields["model"])
+
     # ---- streams
 
     async def logs(self, job: JobLike, offset: int) -> LogChunk:
-        answer = await self.ask("LogQuery", {"job": id_of(job), "offset": offset, "follow": False}, "LogReply")
+        return await self._log({"job": id_of(job)}, offset)
+
+    async def model_logs(self, model: str, offset: int) -> LogChunk:
+        return await self._log({"model": model}, offset)
+
+    async def _log(self, whose: Dict[str, Any], offset: int) -> LogChunk:
+        answer = await self.ask("LogQuery", {**whose, "offset": offset, "follow": False}, "LogReply")
         return LogChunk(answer.body, answer.fields["offset"], answer.fields["next"], answer.fields["end"])
 
     async def progress(self, job: JobLike) -> Progress:

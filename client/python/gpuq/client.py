@@ -140,6 +140,10 @@ class Client:
         """What the broker keeps of its output, from `offset` on."""
         return self._drive(self._calls.logs(job, offset))
 
+    def model_logs(self, model: str, offset: int = 0) -> LogChunk:
+        """What the processes of a Python model print, NAME or NAME@VERSION; it never ends."""
+        return self._drive(self._calls.model_logs(model, offset))
+
     def upload(self, content: "Union[bytes, bytearray, memoryview, os.PathLike[str]]") -> Part:
         """Into the blob store, once per content: a Part to use in any number of jobs. Kept while a job or model names it."""
         return self._drive(self._calls.upload(content))
@@ -157,9 +161,19 @@ class Client:
         return self._drive(self._calls.models())
 
     def push_model(self, name: str, content: "Union[bytes, Part, os.PathLike[str]]", *, runtime: str = "torchscript",
-                   metadata: str = "", budget_mib: int = 0) -> Model:
-        """Uploads and registers a version of a model."""
-        return self._drive(self._calls.push_model(name, content, runtime, metadata, budget_mib))
+                   metadata: str = "", budget_mib: int = 0, promote: bool = True) -> Model:
+        """Uploads one file and registers it as a version (a Python model's folder: gpuq model push); with `promote` its
+        name means it from now on (the first one's always does). Admins only, as the next three."""
+        return self._drive(self._calls.push_model(name, content, runtime, metadata, budget_mib, promote))
+
+    def promote_model(self, name: str, version: str, condition: str = "") -> Model:
+        """`name` means this version from now on; with a condition ("map50 > current and recall >= 0.9") only if it holds, else
+        CONDITION_FALSE."""
+        return self._drive(self._calls.order_model("promote", name, version, condition))
+
+    def rollback_model(self, name: str) -> Model:
+        """Back to the version promoted before; said again, the one before that."""
+        return self._drive(self._calls.order_model("rollback", name, "", ""))
 
     def remove_model(self, name: str, version: str = "") -> Model:
         """One version, or all."""

@@ -236,7 +236,8 @@ class Model:
     bytes: int = 0
     budget_mib: int = 0
     pushed_ms: int = 0
-    promoted: bool = False
+    promoted: bool = False      # what its name means without a version
+    promoted_ms: int = 0        # when it last came to be that; 0 = never, or a rollback left it
 
     @staticmethod
     def read(raw: Dict[str, Any]) -> "Model":

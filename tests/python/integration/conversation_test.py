@@ -70,6 +70,20 @@ def test_ten_thousand_jobs_in_batches_each_with_its_own_result(client):
     assert after.submitted - before.submitted == after.succeeded - before.succeeded == 10_000
 
 
+def test_what_a_models_name_means_is_said_by_admins_on_conditions_and_taken_back(client, admin):
+    one = admin.push_model("lives", b"weights one", metadata='{"metrics": {"map50": 0.5}}')
+    two = admin.push_model("lives", b"weights two", metadata='{"metrics": {"map50": 0.7}}', promote=False)
+    assert one.promoted and one.promoted_ms and not two.promoted
+    assert "map50 0.7 > 1" in refused("CONDITION_FALSE", admin.promote_model, "lives", two.version, "map50 > current + 0.5").what
+    assert admin.promote_model("lives", two.version, "map50 > current").version == two.version
+    assert {model.version: model.promoted for model in client.models()} == {one.version: False, two.version: True}
+    refused("REFUSED", client.rollback_model, "lives")
+    assert admin.rollback_model("lives").version == one.version
+    refused("NOT_FOUND", admin.rollback_model, "lives")
+    assert client.model_logs("lives").data == b"", "no process of it has printed"
+    admin.remove_model("lives")
+
+
 def test_one_refused_job_does_not_harm_the_others_of_its_call(client):
     answers = client.submit_many([gpuq.JobSpec("echo"), gpuq.JobSpec("no-such-kind"), gpuq.JobSpec("echo", priority=11), gpuq.JobSpec("echo"),
                                   gpuq.JobSpec("detect", model="no-such-model")])
