@@ -438,7 +438,7 @@ void Client::follow_logs(const std::string& id, std::uint64_t offset, std::funct
 Model Client::push_model(const std::string& name, const std::string& path, const std::string& runtime, std::int64_t budget_mib, bool promote) {
   struct stat status {};
   if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))
-    raise({Errc::bad_input, path + " is a folder; a model is one TorchScript file", "export it with torch.jit.save or yolo export format=torchscript, then push the file"});
+    raise({Errc::bad_input, path + " is a folder; this call takes one TorchScript file", "export it with torch.jit.save or yolo export format=torchscript; a Python model's folder: gpuq model push NAME FOLDER"});
   if (::stat(path.c_str(), &status) == 0 && status.st_size == 0) raise({Errc::bad_model, path + " is empty", "push a TorchScript file"});
   if (runtime == "torchscript")
     if (const auto error = not_servable(path)) raise(*error);

@@ -66,6 +66,15 @@ class PythonModels(UpStory):
         until(lambda: "Traceback" in self.gpuq("logs", "--model", "picky").stdout, "the traceback in the model's log")
         self.assertEqual(self.infer("picky", "good again")["state"], "succeeded")
 
+    def test_a_kind_that_model_toml_does_not_name_never_reaches_the_model(self):
+        model = self.push("infers", "class M:\n    def predict(self, requests): return [[] for r in requests]")
+        part = self.home.root / "image.bin"
+        part.write_bytes(b"x")
+        ran = self.assert_ran(self.gpuq("submit", "detect", "--model", "infers", "--part", f"image={part}", "--wait", "-o", "json"), 1)
+        error = json.loads(ran.stdout)["results"][0]["error"]
+        self.assertEqual((error["code"], error["what"]), ("BAD_INPUT", f"model {model} does not answer detect"))
+        self.assertEqual(self.infer("infers", "x")["state"], "succeeded")
+
     def test_a_killed_process_loses_no_request(self):
         self.push("slow", """
             import os, time

@@ -64,6 +64,8 @@ void ModelHosts::Host::send(const std::shared_ptr<HostJob>& job) {
     ending.body = wire::encode(wire::ResultBody{.values = {{"model", job->model}}, .parts = {}});
     return end(job, std::move(ending));
   }
+  if (is_python() && std::find(about->kinds.begin(), about->kinds.end(), job->job.item.kind) == about->kinds.end())
+    return end(job, failed(job->job.item.grant, {Errc::bad_input, "model " + job->model + " does not answer " + job->job.item.kind, "kinds in its model.toml says what it answers"}, true));
   job->id = next_id++;
   job->sent = true;
   sent[job->id] = job;

@@ -244,6 +244,8 @@ class Client {
   LogChunk logs(const std::string& id, std::uint64_t offset);
   LogChunk model_logs(const std::string& model, std::uint64_t offset);   ///< what the processes of a Python model print: NAME or NAME@VERSION; `end` never comes
   void follow_logs(const std::string& id, std::uint64_t offset, std::function<bool(const LogChunk&)> on_chunk);  ///< until end or false; an empty chunk comes a few times a second, so that you may leave
+  /// Uploads one file and registers it; `promote`: NAME means it from now on (the first version of a name always is). Admin keys only.
+  /// BAD_MODEL: empty, or known by its content as something no worker serves; BAD_INPUT: no file. metadata: JSON, "metrics" for promote_model.
   Model push_model(const std::string& name, const std::string& path, const std::string& runtime = "torchscript", std::int64_t budget_mib = 0, bool promote = true);
   Model push_model_from_blob(const std::string& name, const std::string& blob, std::uint64_t bytes, const std::string& runtime, const std::string& metadata = {}, std::int64_t budget_mib = 0, bool promote = true);
   /// NAME means this version from now on, if `condition` holds ("map50 > current and recall >= 0.9", over metadata.metrics): else Error
