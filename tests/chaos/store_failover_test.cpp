@@ -1,26 +1,10 @@
 // store_failover_test.cpp - a primary with replicas and a sentinel, all real: what was acknowledged is on the one that is promoted.
-#include <arpa/inet.h>
-#include <netinet/in.h>
-
 #include "broker/store/redis_store.h"
 #include "tests/integration/store_driver.h"
 #include "tests/integration/store_redis_server.h"
 
 namespace gq::test {
 namespace {
-
-/// A port that was free a moment ago.
-std::uint16_t free_port() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  if (::bind(fd, reinterpret_cast<const sockaddr*>(&address), size) != 0 || ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) != 0)
-    throw std::runtime_error("no free port");
-  ::close(fd);
-  return ntohs(address.sin_port);
-}
 
 std::vector<std::string> on(std::uint16_t port, std::uint16_t primary = 0) {
   std::vector<std::string> words{"--port", std::to_string(port), "--bind", "127.0.0.1", "--min-replicas-to-write", "1", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"};

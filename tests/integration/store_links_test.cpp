@@ -1,6 +1,4 @@
 // store_links_test.cpp - RedisStore over TCP and TLS, settings that change under it, a link lost while the image is read.
-#include <netinet/in.h>
-
 #include "broker/store/redis_store.h"
 #include "tests/chaos/store_proxy.h"
 #include "tests/integration/store_driver.h"
@@ -8,18 +6,6 @@
 
 namespace gq::test {
 namespace {
-
-std::uint16_t free_port() {
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  ::bind(fd, reinterpret_cast<sockaddr*>(&address), size);
-  ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  ::close(fd);
-  return ntohs(address.sin_port);
-}
 
 class StoreLinks : public testing::Test {
  protected:
