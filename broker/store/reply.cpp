@@ -70,6 +70,8 @@ Result<std::optional<Reply>> ReplyReader::next() {
   return std::optional<Reply>(std::move(*owned));
 }
 
+bool is_out_of_memory(const std::string& text) { return text.starts_with("OOM") || text.find("OOM command") != std::string::npos; }
+
 Error classify(const std::string& text) {
   const auto starts = [&](std::string_view word) { return text.starts_with(word); };
   if (starts("OOM"))

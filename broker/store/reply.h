@@ -48,5 +48,6 @@ class ReplyReader {
 
 /// An error reply in our words: OOM, MISCONF, READONLY, NOREPLICAS, LOADING, BUSY, NOAUTH, NOPERM, WRONGTYPE, …
 Error classify(const std::string& error_text);
+bool is_out_of_memory(const std::string& error_text);   ///< maxmemory is reached; also as the cause that EXECABORT names
 
 }  // namespace gq::store

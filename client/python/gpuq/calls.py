@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Callable, Dict, Generator, Generic, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 from .access import find_access
+from .digests import Hashed, digest_of, hash_of, verify, write_all
 from .engine import Answer, Engine
 from .errors import Error, TimedOutError, UsageError, error_of
 from .ids import id_bytes, id_text, new_id
@@ -143,7 +144,7 @@ class Calls:
             if cancel_on_abandon and not _is_about_the_job(error):
                 self._abandon(raw)
             else:
-                self._quietly(lambda: self.jobs.unclaim(raw, sink))
+                self.quietly(lambda: self.jobs.unclaim(raw, sink))
             raise
 
     def _not_final(self, raw: bytes, limit: float, cancels: bool) -> Error:
@@ -153,9 +154,9 @@ class Calls:
                              f"gpuq status {id_text(raw)}   or wait longer")
 
     def _abandon(self, raw: bytes) -> None:
-        self._quietly(lambda: self.jobs.abandon(raw))
+        self.quietly(lambda: self.jobs.abandon(raw))
 
-    def _quietly(self, work: Callable[[], None]) -> None:
+    def quietly(self, work: Callable[[], None]) -> None:
         try:
             self.engine.post(work)
         except Error:
@@ -193,7 +194,7 @@ class Calls:
             def unclaim() -> None:
                 for raw, sink in sinks.items():
                     self.jobs.unclaim(raw, sink)
-            self._quietly(unclaim)
+            self.quietly(unclaim)
             raise
         return [found[raw] for raw in ids]
 
@@ -254,16 +255,16 @@ class Calls:
             return part.data
         if isinstance(part, Part) and part.share and not part.blob:
             raise error_of("NOT_HERE", f"part {part.name!r} lies on share {part.share}", "read it there")
-        blob = _digest_of(part)
+        blob = digest_of(part)
         pieces: Dict[int, bytes] = {}
-        hashed = _Hashed()
+        hashed = Hashed()
 
         def take(total: int, offset: int, piece: bytes) -> None:
             pieces[offset] = piece
             hashed.add(offset, piece)
         await self._download(blob, take)
         data = b"".join([pieces[offset] for offset in sorted(pieces)])
-        _verify(blob, await Offload(lambda: hashed.digest(len(data), lambda: hashlib.sha256(data).digest())))
+        verify(blob, await Offload(lambda: hashed.digest(len(data), lambda: hashlib.sha256(data).digest())))
         return data
 
     async def fetch_to(self, part: Union[Part, str], path: "os.PathLike[str] | str") -> None:
@@ -273,17 +274,17 @@ class Calls:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             if isinstance(part, Part) and part.data is not None:
-                _write_all(fd, part.data, 0)
+                write_all(fd, part.data, 0)
             else:
-                blob = _digest_of(part)
-                hashed = _Hashed()
+                blob = digest_of(part)
+                hashed = Hashed()
 
                 def take(total: int, offset: int, piece: bytes) -> None:
-                    _write_all(fd, piece, offset)
+                    write_all(fd, piece, offset)
                     hashed.add(offset, piece)
                 await self._download(blob, take)
                 size = os.fstat(fd).st_size
-                _verify(blob, await Offload(lambda: hashed.digest(size, lambda: _hash_of(fd))))
+                verify(blob, await Offload(lambda: hashed.digest(size, lambda: hash_of(fd))))
             os.rename(temporary, target)
         except BaseException:
             os.unlink(temporary)
@@ -372,7 +373,7 @@ class Calls:
     async def push_model(self, name: str, content: Union[bytes, Part, "os.PathLike[str]"], runtime: str, metadata: str, budget_mib: int,
                          promote: bool) -> Model:
         blob = content if isinstance(content, Part) else await self.upload(content)
-        model = {"name": name, "runtime": runtime, "metadata": metadata, "blob": _digest_of(blob), "bytes": blob.size, "budget_mib": budget_mib}
+        model = {"name": name, "runtime": runtime, "metadata": metadata, "blob": digest_of(blob), "bytes": blob.size, "budget_mib": budget_mib}
         return Model.read((await self.ask("ModelPush", {"model": model, "promote": promote}, "ModelReply")).fields["model"])
 
     async def remove_model(self, name: str, version: str) -> Model:
@@ -399,68 +400,6 @@ class Calls:
         if not found.found:
             raise error_of("NOT_FOUND", f"there is no job {id_text(id_of(job))}", "gpuq list")
         return Progress(found.progress_step, found.progress_total, found.metrics, found.state)
-
-
-class LogStream:
-    """The output of a job as it comes, across reconnects; no byte twice."""
-
-    def __init__(self, calls: Calls, job: JobLike, offset: int) -> None:
-        self._calls, self._job, self._next = calls, id_of(job), offset
-        self._stream = 0
-        self._chunks: List[LogChunk] = []
-        self._error: Optional[Error] = None
-        self._waiter: "Optional[Future[None]]" = None
-        self._ended = False
-        calls.engine.post(self._begin)
-
-    def _query(self) -> Dict[str, Any]:
-        return {"job": self._job, "offset": self._next, "follow": True}
-
-    def _begin(self) -> None:
-        self._stream = self._calls.engine.ask_stream("LogQuery", self._query(), self._told)
-
-    def _told(self, answer: Optional[Answer], error: Optional[Error]) -> None:
-        if answer is None or answer.name != "LogReply":
-            self._error = error or error_of("PROTOCOL", "the broker answered a log query with something else", "update gpuq on both sides")
-        else:
-            offset, next_offset, end = answer.fields["offset"], answer.fields["next"], answer.fields["end"]
-            body = answer.body
-            if offset < self._next:     # said twice around a reconnect
-                body, offset = body[self._next - offset:], self._next
-            if body or end:
-                self._chunks.append(LogChunk(body, offset, max(next_offset, self._next), end))
-            self._next = max(self._next, next_offset)
-            self._calls.engine.renew(self._stream, "LogQuery", self._query())
-            if end:
-                self._calls.engine.forget(self._stream)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and (self._chunks or self._error):
-            settle(self._waiter, None)
-            self._waiter = None
-
-    async def next(self, timeout: Optional[float] = None) -> Optional[LogChunk]:
-        """The next piece; None at the end. TIMED_OUT when nothing came for so long."""
-        if self._ended:
-            return None
-        future: "Future[None]" = Future()
-
-        def wait() -> None:
-            self._waiter = future
-            self._wake()
-        self._calls.engine.post(wait)
-        await Wait(future, timeout, lambda: TimedOutError("TIMED_OUT", f"job {id_text(self._job)} wrote nothing for {timeout:g} s", "wait longer"))
-        if not self._chunks and self._error is not None:
-            self._ended = True
-            raise self._error
-        chunk = self._chunks.pop(0)
-        self._ended = chunk.end
-        return chunk
-
-    def close(self) -> None:
-        self._ended = True
-        self._calls._quietly(lambda: self._calls.engine.forget(self._stream))
 
 
 def _prepare_all(specs: List[JobSpec], inline_max: int) -> List[Union[Prepared, Error]]:
@@ -494,57 +433,6 @@ def _decoded(read: Callable[[], T]) -> T:
         return read()
     except wire.WireError as error:
         raise error_of("BAD_MESSAGE", f"the broker's answer cannot be read: {error}", "update gpuq on both sides") from None
-
-
-def _digest_of(part: Union[Part, str]) -> bytes:
-    text = part.blob if isinstance(part, Part) else part
-    try:
-        digest = bytes.fromhex(text)
-    except ValueError:
-        digest = b""
-    if len(digest) != 32:
-        raise UsageError("USAGE", f"{text!r} is no blob digest", "a digest has 64 hexadecimal digits")
-    return digest
-
-
-def _verify(blob: bytes, got: bytes) -> None:
-    if blob != got:
-        raise error_of("INTERNAL", f"blob {blob.hex()} arrived with other content than its name says", "gpuq doctor; the broker's disk may be damaged")
-
-
-class _Hashed:
-    """The digest of pieces, made while they come; they come in order, unless a link broke on the way."""
-
-    def __init__(self) -> None:
-        self._hash, self._next = hashlib.sha256(), 0
-
-    def add(self, offset: int, piece: bytes) -> None:
-        if offset == self._next:
-            self._hash.update(piece)
-            self._next += len(piece)
-
-    def digest(self, size: int, whole: Callable[[], bytes]) -> bytes:
-        return self._hash.digest() if self._next == size else whole()
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    try:
-        while view:
-            count = os.pwrite(fd, view, offset)
-            view, offset = view[count:], offset + count
-    except OSError as error:
-        raise error_of("BAD_INPUT", f"cannot write a blob to its file: {error.strerror}", "free some room, then try again") from None
-
-
-def _hash_of(fd: int) -> bytes:
-    hashed, at = hashlib.sha256(), 0
-    while True:
-        data = os.pread(fd, 1 << 20, at)
-        if not data:
-            return hashed.digest()
-        hashed.update(data)
-        at += len(data)
 
 
 def _text_of(answer: Answer) -> str:

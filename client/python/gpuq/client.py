@@ -16,8 +16,9 @@ import weakref
 from types import TracebackType
 from typing import Any, Coroutine, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 
-from .calls import Calls, JobLike, LogStream, Offload, Wait
+from .calls import Calls, JobLike, Offload, Wait
 from .errors import TimedOutError, error_of
+from .log_stream import LogStream
 from .parts import Part, PartValue
 from .results import (FINAL, CommandResult, Detections, Explanation, JobResult, JobStatus, LogChunk, Model, Outputs, Progress, Submitted,
                       Top, Worker)
