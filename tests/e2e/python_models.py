@@ -72,7 +72,8 @@ class PythonModels(UpStory):
         part.write_bytes(b"x")
         ran = self.assert_ran(self.gpuq("submit", "detect", "--model", "infers", "--part", f"image={part}", "--wait", "-o", "json"), 1)
         error = json.loads(ran.stdout)["results"][0]["error"]
-        self.assertEqual((error["code"], error["what"]), ("BAD_INPUT", f"model {model} does not answer detect"))
+        self.assertEqual(error["code"], "BAD_INPUT")
+        self.assertTrue(error["what"].startswith(f"model {model} does not answer detect"), error)
         self.assertEqual(self.infer("infers", "x")["state"], "succeeded")
 
     def test_a_killed_process_loses_no_request(self):
