@@ -11,6 +11,7 @@
 #include "client/cli/cli.h"
 #include "client/cli/selectors.h"
 #include "client/cli/text.h"
+#include "client/cli/tokens.h"
 #include "client/lib/convert.h"
 #include "common/net/keys.h"
 
@@ -22,6 +23,7 @@ using Json = nlohmann::ordered_json;
 
 struct Arguments {
   std::string dir, role = "client", name, broker, out, expires;
+  bool http = false;
 };
 
 std::string default_dir() {
@@ -64,7 +66,15 @@ int run_issue(Cli& cli, const Arguments& a) {
     if (std::filesystem::exists(a.out, error)) throw gpuq::Error("USAGE", a.out + " exists already", "choose another file, or remove it first");
   }
   const std::string dir = dir_of(a);
+  if (a.http && *role == net::Role::worker) throw gpuq::Error("USAGE", "a worker does not speak HTTP", "use --role client or admin");
   const net::AccessFile access = unwrap(net::keys_issue(dir, a.name, *role, broker, WallTime{now}, expires));
+  if (a.http) {
+    const std::string token = unwrap(issue_token(dir + "/http", access));
+    if (cli.is_json()) cli.io.out << Json{{"schema_version", kSchemaVersion}, {"name", a.name}, {"role", a.role}, {"token", token}}.dump() << '\n';
+    else cli.io.out << token << '\n';
+    cli.note("this token is shown once; gpuq-http --tokens " + dir + "/http lets it in until gpuq keys revoke " + a.name);
+    return 0;
+  }
   if (!a.out.empty()) {
     unwrap(net::write_access_file(a.out, access));
     cli.note("wrote " + a.out + " for " + a.role + " " + a.name + " at " + broker);
@@ -104,6 +114,8 @@ int run_list(Cli& cli, const Arguments& a) {
 
 int run_revoke(Cli& cli, const Arguments& a) {
   unwrap(net::keys_revoke(dir_of(a), a.name));
+  std::error_code none;
+  std::filesystem::remove(token_file(dir_of(a) + "/http", a.name), none);   // the broker refuses its key in any case
   cli.note("revoked " + a.name + "; the broker closes its links within a beat");
   return 0;
 }
@@ -123,6 +135,7 @@ void add_keys(CLI::App& app, Cli& cli) {
   issue->add_option("--name,name", a->name, "what operators will see")->option_text("NAME")->required();
   issue->add_option("--address,--for", a->broker, "the address that peer will dial; --broker works too")->option_text("tcp://HOST:PORT");
   issue->add_option("--out", a->out, "file to write (0600); else stdout")->option_text("FILE");
+  issue->add_flag("--http", a->http, "print a token for gpuq-http instead of an access file");
   issue->add_option("--expires", a->expires, "30d (from now) or a date; else never")->option_text("TIME");
   issue->callback([&cli, a] {
     cli.action = [&cli, a] {

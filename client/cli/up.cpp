@@ -15,6 +15,7 @@
 #include "client/cli/programs.h"
 #include "client/cli/selectors.h"
 #include "client/cli/text.h"
+#include "client/cli/tokens.h"
 #include "client/lib/convert.h"
 #include "common/net/keys.h"
 
@@ -27,7 +28,7 @@ namespace fs = std::filesystem;
 struct Arguments {
   std::string data_dir, simulate, devices, listen = "127.0.0.1", redis, config, profile;
   int port = 7700;
-  bool no_config = false, no_worker = false;
+  bool no_config = false, no_worker = false, http = false;
   std::vector<std::string> broker_options, worker_options;
 };
 
@@ -69,8 +70,8 @@ struct Up {
   const Arguments& a;
   std::string data, keys;
   net::ServerKeys server;
-  Child broker, worker;
-  std::string clients, workers, http;
+  Child broker, worker, door;
+  std::string clients, workers, http, door_address;
   std::string config_written;
 
   std::vector<std::string> worker_argv(const std::string& program) const {
@@ -169,6 +170,30 @@ struct Up {
     return true;
   }
 
+  /// Jobs by HTTP: a token of its own for each start, kept beside the access files.
+  bool start_door() {
+    const std::string program = find_program("gpuq-http");
+    if (program.empty()) give_up("NOT_FOUND", "gpuq-http is neither beside gpuq nor in PATH", "build it: ./dev build");
+    net::keys_revoke(keys, "local-http");   // of an earlier start
+    auto access = net::keys_issue(keys, "local-http", net::Role::client, clients, WallTime{wall_now_ms()});
+    if (!access) throw client::to_public(access.error());
+    const auto token = issue_token(keys + "/http", *access);
+    if (!token) throw client::to_public(token.error());
+    if (auto written = net::write_secret_file(data + "/http.token", *token + "\n"); !written) throw client::to_public(written.error());
+    std::string error;
+    if (!door.start({program, "--listen", "127.0.0.1:" + std::to_string(a.port == 0 ? 0 : a.port + 3), "--tokens", keys + "/http"}, data + "/http.log", true, error))
+      give_up("INTERNAL", "cannot start gpuq-http: " + error, "");
+    const auto line = door.wait_ready(20'000);
+    if (interrupted()) return false;
+    const auto ready = nlohmann::json::parse(line.value_or(""), nullptr, false);
+    if (!ready.is_object()) {
+      cli.io.err << tail_of(data + "/http.log", 8);
+      give_up("UNAVAILABLE", "the HTTP door did not open; its last words are above", "gpuq up --port 0   (any free ports), or end what uses them");
+    }
+    door_address = ready.value("http", "");
+    return true;
+  }
+
   /// So that `gpuq submit` in another terminal just works. Somebody else's file stays as it is.
   void offer_config() {
     const std::string file = net::default_access_path(net::Role::client);
@@ -197,6 +222,8 @@ struct Up {
     line("  " + prefix + "gpuq submit echo hello --wait");
     line("  " + prefix + "gpuq submit --wait -- uname -a");
     line("  " + prefix + "gpuq top");
+    if (!door_address.empty())
+      line("  curl -H \"Authorization: Bearer $(cat " + data + "/http.token)\" -H 'Content-Type: application/json' -d '{\"kind\":\"echo\"}' http://" + door_address + "/api/v1/jobs");
     line("ctrl-C ends it all");
     cli.io.out.flush();
   }
@@ -209,6 +236,7 @@ struct Up {
         cli.io.err << tail_of(data + "/broker.log", 8);
         give_up("UNAVAILABLE", "the broker " + ended_how(broker), "gpuq up starts it again with everything it had accepted; its log: " + data + "/broker.log");
       }
+      if (a.http && !door.running()) give_up("UNAVAILABLE", "gpuq-http " + ended_how(door), "its log: " + data + "/http.log");
       if (a.no_worker || worker.running() || worker.status() == 0) continue;
       if (++restarts > 10) give_up("UNAVAILABLE", "the worker ended too often; the last time it " + ended_how(worker), "its log: " + data + "/worker.log");
       cli.note("the worker " + ended_how(worker) + "; it is started again");
@@ -219,6 +247,7 @@ struct Up {
 
   void stop() {
     cli.note("stopping: the worker, then the broker and its Redis");
+    door.stop(5'000);
     worker.stop(35'000);
     broker.stop(20'000);
     if (!config_written.empty()) {
@@ -230,9 +259,9 @@ struct Up {
 };
 
 int run_up(Cli& cli, const Arguments& a) {
-  Up up{cli, a, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  Up up{cli, a, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   up.prepare();
-  const bool serving = up.start_broker() && (a.no_worker || up.start_worker(true));
+  const bool serving = up.start_broker() && (a.no_worker || up.start_worker(true)) && (!a.http || up.start_door());
   if (!serving) {
     up.stop();
     return kInterrupted;
@@ -264,6 +293,7 @@ void add_up(CLI::App& app, Cli& cli) {
   up->add_option("--config", a->config, "gpuq.toml: the policy (and the broker's settings); gpuq config show says what holds")->option_text("FILE")->check(CLI::ExistingFile);
   up->add_option("--profile", a->profile, "a policy that is shipped: one-gpu, two-gpu or cpu")->option_text("NAME")->excludes("--config");
   up->add_flag("--no-worker", a->no_worker, "broker only");
+  up->add_flag("--http", a->http, "jobs by HTTP too, three above --port, on loopback");
   up->add_flag("--no-config", a->no_config, "leave ~/.config/gpuq alone");
   up->add_option("--broker-option", a->broker_options, "handed to gpuq-broker as it is; may be repeated")->allow_extra_args(false)->option_text("WORD");
   up->add_option("--worker-option", a->worker_options, "handed to gpuq-worker as it is; may be repeated")->allow_extra_args(false)->option_text("WORD");

@@ -287,10 +287,12 @@ std::string to_json(const AccessFile& access) {
              .dump(2) + "\n";
 }
 
-Result<void> write_access_file(const std::string& path, const AccessFile& access) {
+Result<void> write_secret_file(const std::string& path, const std::string& text) {
   if (const auto made = make_folder(folder_of(path)); !made) return tl::unexpected(made.error());
-  return write_file(path, to_json(access));
+  return write_file(path, text);
 }
+
+Result<void> write_access_file(const std::string& path, const AccessFile& access) { return write_secret_file(path, to_json(access)); }
 
 std::string default_access_path(Role role) {
   if (const char* named = std::getenv("GPUQ_ACCESS_FILE"); named != nullptr && *named != '\0') return named;

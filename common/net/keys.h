@@ -42,6 +42,7 @@ Result<std::vector<AllowedKey>> keys_list(const std::string& key_dir);
 Result<void> keys_revoke(const std::string& key_dir, const std::string& name);
 Result<AccessFile> read_access_file(const std::string& path);
 Result<void> write_access_file(const std::string& path, const AccessFile& access);   ///< 0600, tmp + rename
+Result<void> write_secret_file(const std::string& path, const std::string& text);   ///< the same, of any text
 std::string to_json(const AccessFile& access);                                  ///< the file's text, for `gpuq keys issue > FILE`
 /// --access-file, then $GPUQ_ACCESS_FILE, then $XDG_CONFIG_HOME/gpuq/<role>.json (~/.config), then /etc/gpuq/<role>.json.
 std::string default_access_path(Role role);

@@ -1,0 +1,294 @@
+// door.cpp - Beast, kept in this one file.
+#include "client/http/door.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <charconv>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+
+#include "common/log.h"
+
+namespace gq::http {
+
+namespace {
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace bhttp = boost::beast::http;
+using tcp = asio::ip::tcp;
+using ErrorCode = boost::system::error_code;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kFarewell = std::chrono::seconds(1);   // for a refused body to be read off, so that its sender sees the reply
+
+struct Event {
+  int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  Event() { check(fd >= 0, "no eventfd"); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  ~Event() { ::close(fd); }
+};
+
+struct Endpoint { asio::ip::address host; std::uint16_t port{}; };
+
+Result<Endpoint> parse_address(const std::string& address) {
+  const auto wrong = [&] { return fail(Errc::usage, "--listen '" + address + "' is no address:port", "for example 127.0.0.1:7703"); };
+  const auto colon = address.rfind(':');
+  if (colon == std::string::npos) return wrong();
+  Endpoint out;
+  const char* end = address.data() + address.size();
+  const auto [stopped, number] = std::from_chars(address.data() + colon + 1, end, out.port);
+  if (number != std::errc{} || stopped != end) return wrong();
+  std::string text = address.substr(0, colon);
+  if (text == "localhost") text = "127.0.0.1";
+  if (text == "*") text = "0.0.0.0";
+  if (text.size() > 2 && text.front() == '[') text = text.substr(1, text.size() - 2);
+  ErrorCode error;
+  out.host = asio::ip::make_address(text, error);
+  if (error) return wrong();
+  return out;
+}
+
+}  // namespace
+
+bool is_loopback(const std::string& address) {
+  const auto endpoint = parse_address(address);
+  return endpoint && endpoint->host.is_loopback();
+}
+
+struct Door::State : std::enable_shared_from_this<Door::State> {
+  State(asio::io_context& loop, Routes& r, DoorLimits l) : io(loop), routes(r), limits(l), acceptor(loop) {}
+
+  struct Connection;
+  void accept();
+  void serve(std::shared_ptr<asio::io_context> own, tcp::socket socket);
+
+  asio::io_context& io;
+  Routes& routes;
+  DoorLimits limits;
+  tcp::acceptor acceptor;
+  std::atomic<std::size_t> body_bytes{0};
+  std::mutex mutex;
+  std::condition_variable ended;
+  std::set<int> sockets;
+  std::size_t threads{};
+  bool closing{};
+};
+
+struct Door::State::Connection : Link {
+  Connection(State& o, asio::io_context& l, tcp::socket socket) : owner(o), loop(l), stream(std::move(socket)), event(std::make_shared<Event>()) {}
+  ~Connection() override { owner.body_bytes -= reserved; }
+
+  /// Runs the one operation that was started.
+  void run() {
+    loop.restart();
+    loop.run();
+  }
+
+  std::shared_ptr<std::function<void()>> wake() override {
+    return std::make_shared<std::function<void()>>([kept = event] {
+      const std::uint64_t one = 1;
+      [[maybe_unused]] const auto n = ::write(kept->fd, &one, sizeof one);   // full = it is awake already
+    });
+  }
+  std::optional<bool> wait(const std::function<bool()>& ready, Clock::time_point until) override {
+    for (;;) {
+      if (ready()) return true;
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
+      if (left <= 0) return false;
+      pollfd fds[2] = {{stream.socket().native_handle(), POLLRDHUP, 0}, {event->fd, POLLIN, 0}};
+      const int n = ::poll(fds, 2, static_cast<int>(std::min<long long>(left, 60'000)));
+      if (n > 0 && (fds[0].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return std::nullopt;
+      std::uint64_t count = 0;
+      if (n > 0 && (fds[1].revents & POLLIN) != 0) [[maybe_unused]] const auto got = ::read(event->fd, &count, sizeof count);
+    }
+  }
+
+  bool write(Reply&& reply, bool keep, bool head, unsigned version) {
+    bhttp::response<bhttp::string_body> response{static_cast<bhttp::status>(reply.status), version};
+    response.set(bhttp::field::server, "gpuq");
+    response.set(bhttp::field::content_type, reply.content_type);
+    response.set(bhttp::field::cache_control, "no-store");
+    for (const auto& [name, value] : reply.headers) response.set(name, value);
+    response.keep_alive(keep);
+    response.body() = std::move(reply.body);
+    response.prepare_payload();
+    if (head) response.body().clear();
+    ErrorCode failed;
+    stream.expires_after(owner.limits.idle);
+    bhttp::async_write(stream, response, [&](ErrorCode error, std::size_t) { failed = error; });
+    run();
+    return !failed;
+  }
+
+  /// The rest of a body that nobody wants, for a moment: a reply that meets unread bytes is lost to a reset.
+  void farewell() {
+    ErrorCode ignored;
+    stream.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    stream.expires_after(kFarewell);
+    char waste[65536];
+    for (bool more = true; more;) {
+      stream.async_read_some(asio::buffer(waste), [&](ErrorCode error, std::size_t) { more = !error; });
+      run();
+    }
+  }
+
+  /// 200 = go on with the body.
+  std::optional<Reply> admit(const bhttp::request_parser<bhttp::string_body>& parser, Request& request) {
+    const auto& head = parser.get();
+    request.method = std::string(head.method_string());
+    request.content_type = std::string(head[bhttp::field::content_type]);
+    request.authorization = std::string(head[bhttp::field::authorization]);
+    request.idempotency_key = std::string(head["Idempotency-Key"]);
+    if (const auto read = read_target({head.target().data(), head.target().size()}, request); !read) return Routes::failure(read.error());
+    if (auto refused = owner.routes.admit(request)) return refused;
+    const auto length = parser.content_length();
+    if (length && *length > owner.limits.body_bytes_max) return too_large();
+    reserved = length ? static_cast<std::size_t>(*length) : parser.chunked() ? owner.limits.body_bytes_max : 0;
+    if ((owner.body_bytes += reserved) > owner.limits.bodies_bytes_max)
+      return Routes::failure(Error{Errc::unavailable, "the bodies of other requests fill the memory set aside for them", "try again in a moment; gpuq-http --bodies-max"});
+    return std::nullopt;
+  }
+  [[nodiscard]] Reply too_large() const {
+    return Routes::failure(Error{Errc::too_large, "a request's body has at most " + std::to_string(owner.limits.body_bytes_max) + " bytes", "gpuq submit sends larger files piece by piece; or a share; or gpuq-http --body-max"});
+  }
+
+  void serve() {
+    for (;;) {
+      owner.body_bytes -= std::exchange(reserved, 0);
+      bhttp::request_parser<bhttp::string_body> parser;
+      parser.header_limit(static_cast<std::uint32_t>(owner.limits.header_bytes_max));
+      parser.body_limit(owner.limits.body_bytes_max);
+      ErrorCode failed;
+      stream.expires_after(owner.limits.idle);
+      bhttp::async_read_header(stream, buffer, parser, [&](ErrorCode error, std::size_t) { failed = error; });
+      run();
+      if (failed) {
+        if (failed.category() != bhttp::make_error_code(bhttp::error::end_of_stream).category() || failed == bhttp::error::end_of_stream) return;   // it left, or was idle
+        write(failed == bhttp::error::body_limit ? too_large()
+                                                 : Routes::failure(Error{Errc::bad_message, "this is no HTTP/1.1 request: " + failed.message(), "GET /api/v1/openapi.json"}),
+              false, false, 11);
+        return farewell();
+      }
+      Request request;
+      const unsigned version = parser.get().version();
+      const bool head = parser.get().method() == bhttp::verb::head;
+      if (auto refused = admit(parser, request)) {
+        write(std::move(*refused), false, head, version);
+        return farewell();
+      }
+      if (beast::iequals(parser.get()[bhttp::field::expect], "100-continue")) {
+        bhttp::response<bhttp::empty_body> go_on{bhttp::status::continue_, version};
+        bhttp::async_write(stream, go_on, [&](ErrorCode error, std::size_t) { failed = error; });
+        run();
+        if (failed) return;
+      }
+      const auto until = Clock::now() + owner.limits.request;
+      while (!parser.is_done() && !failed) {
+        if (Clock::now() > until) return;
+        stream.expires_after(owner.limits.idle);
+        bhttp::async_read_some(stream, buffer, parser, [&](ErrorCode error, std::size_t) { failed = error; });
+        run();
+      }
+      if (failed == bhttp::error::body_limit) {
+        write(too_large(), false, head, version);
+        return farewell();
+      }
+      if (failed) return;   // an upload that was cut: nothing was submitted
+      const bool keep = parser.get().keep_alive() && !owner.closing;
+      request.body = std::move(parser.get().body());
+      Reply reply = owner.routes.answer(request, *this);
+      if (reply.hung_up) return;
+      if (!write(std::move(reply), keep, head, version) || !keep) return;
+    }
+  }
+
+  State& owner;
+  asio::io_context& loop;
+  beast::tcp_stream stream;
+  beast::flat_buffer buffer;
+  std::shared_ptr<Event> event;
+  std::size_t reserved{};
+};
+
+void Door::State::accept() {
+  auto own = std::make_shared<asio::io_context>(1);
+  acceptor.async_accept(*own, [self = shared_from_this(), own](ErrorCode error, tcp::socket socket) {
+    if (error == asio::error::operation_aborted || !self->acceptor.is_open()) return;
+    if (!error) self->serve(own, std::move(socket));
+    self->accept();
+  });
+}
+
+void Door::State::serve(std::shared_ptr<asio::io_context> own, tcp::socket socket) {
+  const int fd = socket.native_handle();
+  {
+    const std::lock_guard lock(mutex);
+    if (closing) return;
+    if (threads >= limits.connections_max) {
+      static constexpr std::string_view kFull = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+      ::send(fd, kFull.data(), kFull.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      return;
+    }
+    ++threads;
+    sockets.insert(fd);
+  }
+  ErrorCode ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  std::thread([self = shared_from_this(), own = std::move(own), socket = std::move(socket), fd]() mutable {
+    {
+      Connection connection(*self, *own, std::move(socket));
+      connection.serve();
+      const std::lock_guard lock(self->mutex);
+      self->sockets.erase(fd);   // before the descriptor is closed and means something else
+    }
+    const std::lock_guard lock(self->mutex);
+    --self->threads;
+    self->ended.notify_all();
+  }).detach();
+}
+
+Door::Door(asio::io_context& io, Routes& routes, DoorLimits limits) : state_(std::make_shared<State>(io, routes, limits)) {}
+Door::~Door() { close(); }
+
+Result<std::string> Door::listen(const std::string& address) {
+  const auto wanted = parse_address(address);
+  if (!wanted) return tl::unexpected(wanted.error());
+  State& s = *state_;
+  ErrorCode error;
+  const tcp::endpoint endpoint(wanted->host, wanted->port);
+  s.acceptor.open(endpoint.protocol(), error);
+  if (!error) s.acceptor.set_option(tcp::acceptor::reuse_address(true), error);
+  if (!error) s.acceptor.bind(endpoint, error);
+  if (!error) s.acceptor.listen(128, error);
+  if (error == asio::error::address_in_use)
+    return fail(Errc::port_in_use, "port " + std::to_string(wanted->port) + " of " + wanted->host.to_string() + " is in use", "end that program, or choose another: --listen 127.0.0.1:0");
+  if (error) return fail(Errc::usage, "cannot listen on " + address + ": " + error.message(), "choose another --listen");
+  s.accept();
+  const std::string host = wanted->host.is_v6() ? "[" + wanted->host.to_string() + "]" : wanted->host.to_string();
+  return host + ":" + std::to_string(s.acceptor.local_endpoint().port());
+}
+
+void Door::close() {
+  State& s = *state_;
+  ErrorCode ignored;
+  s.acceptor.close(ignored);
+  std::unique_lock lock(s.mutex);
+  s.closing = true;
+  for (const int fd : s.sockets) ::shutdown(fd, SHUT_RDWR);
+  s.ended.wait(lock, [&] { return s.threads == 0; });
+}
+
+}  // namespace gq::http

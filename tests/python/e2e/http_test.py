@@ -1,0 +1,257 @@
+"""Jobs by plain HTTP: gpuq-http in front of a real broker and worker, asked by curl, by httpx, and by bytes that are no HTTP."""
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+
+import httpx
+import pytest
+
+import gpuq
+from brokers import BIN, PATIENCE_S, Home, until
+
+NOBODY = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+
+def issue(home, name, role="client"):
+    made = subprocess.run([BIN / "gpuq", "keys", "--keys", home.root / "data/keys", "issue", "--http", "--role", role, "--name", name, "--broker", home.ready["clients"]],
+                          env=home.env, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+def revoke(home, name):
+    assert subprocess.run([BIN / "gpuq", "keys", "--keys", home.root / "data/keys", "revoke", name], env=home.env, capture_output=True).returncode == 0
+
+
+@contextlib.contextmanager
+def door_of(home, *options):
+    read, write = os.pipe()
+    with open(home.root / "http.log", "a") as log:
+        process = subprocess.Popen([BIN / "gpuq-http", "--listen", "127.0.0.1:0", "--tokens", home.root / "data/keys/http", "--ready-fd", str(write), *map(str, options)],
+                                   env=home.env, stdout=log, stderr=log, pass_fds=[write])
+    os.close(write)
+    with open(read) as ready:
+        line = ready.readline()
+    assert line, "the door ended:\n" + home.log("http")
+    try:
+        yield "http://" + json.loads(line)["http"]
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0, home.log("http")
+
+
+@pytest.fixture(scope="module")
+def home():
+    made = Home()
+    try:
+        made.start_broker("--restart-grace", "2s")
+        made.start_worker()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture(scope="module")
+def door(home):
+    with door_of(home, "--body-max", "2") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def token(home):
+    return issue(home, "ada")
+
+
+@pytest.fixture
+def http(door, token):
+    with httpx.Client(base_url=door, headers={"Authorization": f"Bearer {token}"}, timeout=60) as client:
+        yield client
+
+
+def error(answer, status, code):
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+    assert answer.json()["error"]["what"]
+    return answer.json()["error"]
+
+
+def test_a_job_is_submitted_waited_for_and_shows_its_result(http):
+    answer = http.post("/api/v1/jobs", json={"kind": "echo", "params": {"a": 1}, "parts": [{"name": "in", "text": "hello"}], "label": "by http"})
+    assert answer.status_code == 202 and not answer.json()["existing"]
+    where = answer.headers["Location"]
+    job = http.get(where, params={"wait": 30}).json()
+    assert (job["state"], job["label"], job["owner"], job["result"]["state"]) == ("succeeded", "by http", "ada", "succeeded")
+    assert any(part.get("text") == "hello" for part in job["result"]["parts"]), job
+    part = job["result"]["parts"][0]
+    assert http.get(part["href"]).content == b"hello"
+    assert answer.json()["id"] in [one["id"] for one in http.get("/api/v1/jobs", params={"kind": "echo"}).json()["jobs"]]
+
+
+def test_the_same_id_makes_one_job(http):
+    job = {"kind": "echo", "parts": [{"name": "in", "text": "once"}]}
+    name = gpuq.new_job_id()
+    key = {"Idempotency-Key": str(name)}
+    first, again = (http.post("/api/v1/jobs", json=job, headers=key) for _ in range(2))
+    assert (first.status_code, again.status_code, first.json()["id"], again.json()) == (202, 200, str(name), {"id": str(name), "existing": True})
+    error(http.post("/api/v1/jobs", json={**job, "label": "another"}, headers=key), 409, "ID_CONFLICT")
+    error(http.post("/api/v1/jobs", json={**job, "id": str(gpuq.new_job_id())}, headers=key), 400, "BAD_MESSAGE")
+
+
+def test_a_form_carries_files_as_parts(http):
+    big = os.urandom(300_000)      # above what travels inline: by the blob store, unnoticed
+    answer = http.post("/api/v1/jobs", files={"job": (None, json.dumps({"kind": "echo"})), "in": ("in.bin", big, "application/octet-stream")})
+    assert answer.status_code == 202, answer.text
+    job = http.get(answer.headers["Location"], params={"wait": 30}).json()
+    assert job["state"] == "succeeded", job
+    assert http.get(job["result"]["parts"][0]["href"]).content == big
+
+
+def test_a_long_poll_is_answered_at_the_end_or_after_its_time(http):
+    job = http.post("/api/v1/jobs", json={"kind": "sleep", "params": {"ms": 60_000}}).json()["id"]
+    for _ in range(3):
+        assert http.get(f"/api/v1/jobs/{job}", params={"wait": "0.2"}).json()["state"] in ("ready", "running")
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(http.get(f"/api/v1/jobs/{job}", params={"wait": 50}).json()))
+    waiting.start()
+    assert http.delete(f"/api/v1/jobs/{job}").json()["outcome"] in ("asked", "cancelled")
+    waiting.join(PATIENCE_S)
+    assert found and found[0]["state"] == "cancelled" and found[0]["result"]["error"]["code"] == "CANCELLED", found
+    assert http.delete(f"/api/v1/jobs/{job}").json()["outcome"] == "already_final"
+
+
+def test_what_is_wrong_is_said_and_nothing_is_submitted(http, door):
+    before = len(http.get("/api/v1/jobs", params={"limit": 500}).json()["jobs"])
+    assert "did you mean \"priority\"" in error(http.post("/api/v1/jobs", json={"kind": "echo", "priorty": 3}), 400, "BAD_MESSAGE")["what"]
+    error(http.post("/api/v1/jobs", json={"kind": "nonsense"}), 400, "UNKNOWN_KIND")
+    error(http.post("/api/v1/jobs", json={"kind": "detect"}), 404, "UNKNOWN_MODEL")
+    error(http.post("/api/v1/jobs", content=b"{", headers={"Content-Type": "application/json"}), 400, "BAD_MESSAGE")
+    error(http.post("/api/v1/jobs", content=b"kind=echo", headers={"Content-Type": "application/x-www-form-urlencoded"}), 415, "BAD_MESSAGE")
+    error(http.post("/api/v1/jobs", content=b"x" * (3 << 20), headers={"Content-Type": "application/json"}), 413, "TOO_LARGE")
+    error(http.post("/api/v1/jobs", content=(b"x" * 65536 for _ in range(48)), headers={"Content-Type": "application/json"}), 413, "TOO_LARGE")    # chunked
+    error(http.get(f"/api/v1/jobs/{NOBODY}"), 404, "NOT_FOUND")
+    error(http.delete(f"/api/v1/jobs/{NOBODY}"), 404, "NOT_FOUND")
+    assert http.get("/api/v1/jobs/..%2F..%2Fetc").status_code == 400 and http.get("/api/v1/jobs/no-id").status_code in (400, 404)
+    error(http.get("/api/v1/jobs", params={"limit": "many"}), 400, "BAD_MESSAGE")
+    assert "did you mean 'limit'" in error(http.get("/api/v1/jobs", params={"limt": 3}), 400, "BAD_MESSAGE")["what"]
+    answer = http.put("/api/v1/jobs")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+    error(http.get("/api/v1/nothing"), 404, "NOT_FOUND")
+    parts = {f"p{n}": (f"{n}", b"x") for n in range(70)}
+    error(http.post("/api/v1/jobs", files={"job": (None, '{"kind":"echo"}'), **parts}), 400, "OVER_LIMIT")
+    assert len(http.get("/api/v1/jobs", params={"limit": 500}).json()["jobs"]) == before
+
+
+def test_who_brings_no_token_or_a_wrong_one_learns_nothing(http, door, home, token):
+    for headers in ({}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer nobody.00"}, {"Authorization": f"Bearer {token[:-1]}{'0' if token[-1] != '0' else '1'}"},
+                    {"Authorization": "Bearer ../../server.00"}):
+        answer = httpx.get(door + "/api/v1/jobs", headers=headers)
+        error(answer, 401, "KEY_REFUSED")
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    # refused before its body was read
+    answer = httpx.post(door + "/api/v1/jobs", content=b"x" * (1 << 20))
+    error(answer, 401, "KEY_REFUSED")
+    assert token.split(".")[1] not in (home.root / "data/keys/http/ada.json").read_text(), "only its digest is kept"
+    assert (home.root / "data/keys/http/ada.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_job_is_its_tokens_and_a_revoked_token_ends(http, door, home):
+    other = {"Authorization": f"Bearer {issue(home, 'eve')}"}
+    job = httpx.post(door + "/api/v1/jobs", json={"kind": "echo"}, headers=other)
+    assert http.get(job.headers["Location"]).json()["owner"] == "eve"
+    revoke(home, "eve")
+    error(httpx.get(door + "/api/v1/jobs", headers=other), 401, "KEY_REFUSED")
+    other = {"Authorization": f"Bearer {issue(home, 'eve')}"}      # a new key under the old name
+    assert httpx.get(door + "/api/v1/jobs", headers=other).status_code == 200
+
+
+def test_a_model_answers_within_its_time_or_is_cancelled_and_who_hangs_up_cancels(http, door, home, token):
+    error(http.post("/api/v1/models/none/detect", files={"file": ("a.png", b"\x89PNG")}), 404, "UNKNOWN_MODEL")
+    error(http.post("/api/v1/models/none/detect"), 400, "BAD_MESSAGE")
+    error(http.post("/api/v1/models/none/detect", files={"file": ("a.png", b"")}), 422, "BAD_INPUT")
+    error(http.post("/api/v1/models/none/detect", params={"timeout": "long"}, files={"file": ("a.png", b"x")}), 400, "BAD_MESSAGE")
+    with gpuq.Client(access_file=home.access("root", "admin")) as admin:
+        admin.push_model("boards", b"no worker loads it")
+        until(lambda: home.workers, "a worker")
+        for worker in home.workers:
+            os.kill(worker.pid, signal.SIGSTOP)    # who would fail it at once
+        try:
+            answer = http.post("/api/v1/models/boards/detect", params={"timeout": "0.5"}, files={"file": ("a.png", b"\x89PNG")})
+            job = error(answer, 504, "TIMED_OUT")["what"].split()[1]
+            until(lambda: admin.status(job)[0].state in ("cancelled", "expired", "running", "yielding"), "whose time passed is cancelled")
+            body = (b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n\x89PNG\r\n--b--\r\n')
+            with socket.create_connection(("127.0.0.1", httpx.URL(door).port)) as plain:
+                plain.sendall(f"POST /api/v1/models/boards/detect?timeout=60 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                              f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                waiting = until(lambda: [one for one in admin.list(kind="detect") if one.id != job and one.state not in ("cancelled", "expired", "failed")], "its job waits")[0]
+            until(lambda: admin.status(waiting.id)[0].state == "cancelled" or admin.status(waiting.id)[0].cancel_asked, "who hung up is cancelled", 20)
+        finally:
+            for worker in home.workers:
+                os.kill(worker.pid, signal.SIGCONT)
+
+
+def test_curl_alone_is_enough(http, door, token, home):
+    if shutil.which("curl") is None:
+        pytest.skip("no curl here")
+    said = subprocess.run(["curl", "-sS", "-H", f"Authorization: Bearer {token}", "-F", 'job={"kind":"echo"}', "-F", "in=@-;filename=x", f"{door}/api/v1/jobs"],
+                          input=b"by curl", capture_output=True)
+    assert said.returncode == 0, said.stderr
+    job = http.get(f"/api/v1/jobs/{json.loads(said.stdout)['id']}", params={"wait": 30}).json()
+    assert job["result"]["parts"][0]["text"] == "by curl"
+
+
+def test_bytes_that_are_no_http_end_and_an_upload_that_is_cut_submits_nothing(http, door, token):
+    before = len(http.get("/api/v1/jobs", params={"limit": 500}).json()["jobs"])
+    port = httpx.URL(door).port
+    for bytes_sent in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 40_000, b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain:
+            plain.sendall(bytes_sent)
+            plain.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                while plain.recv(65536):
+                    pass
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain:
+        plain.sendall(f"POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode() + b'{"kind":"echo"')
+    assert http.get("/healthz").json() == {"ok": True}
+    assert len(http.get("/api/v1/jobs", params={"limit": 500}).json()["jobs"]) == before
+
+
+def test_the_description_names_every_address_and_every_answer_given(http, door):
+    about = httpx.get(door + "/api/v1/openapi.json").json()
+    fields = about["components"]["schemas"]["Job"]["properties"]
+    said = error(http.post("/api/v1/jobs", json={"zzzzzzzz": 1}), 400, "BAD_MESSAGE")
+    assert said["next"]
+    for name, shape in fields.items():     # each one is taken: a wrong type is refused as that, not as unknown
+        what = error(http.post("/api/v1/jobs", json={"kind": "echo", name: None}), 400, "BAD_MESSAGE")["what"]
+        assert "has no field" not in what and name in what, (name, what)
+    for path, verbs in about["paths"].items():
+        concrete = path.replace("{id}", NOBODY).replace("{name}", "none").replace("{part}", "x")
+        for verb in ("get", "post", "put", "delete", "patch"):
+            answer = http.request(verb.upper(), concrete)
+            if verb in verbs:
+                assert str(answer.status_code) in verbs[verb]["responses"], (verb, path, answer.status_code, answer.text)
+            else:
+                assert answer.status_code == 405 and verb.upper() not in answer.headers["Allow"], (verb, path, answer.status_code)
+
+
+def test_the_door_outlives_the_broker(home):
+    own = Home()
+    try:
+        own.start_broker("--restart-grace", "2s")
+        own.start_worker()
+        token = issue(own, "bob")
+        with door_of(own) as url, httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
+            job = http.post("/api/v1/jobs", json={"kind": "sleep", "params": {"ms": 1500}}).json()["id"]
+            own.kill_broker()
+            own.start_broker("--restart-grace", "2s")
+            assert http.get(f"/api/v1/jobs/{job}", params={"wait": 60}).json()["state"] == "succeeded"
+    finally:
+        own.remove()
+
+
+def test_without_tokens_only_on_loopback():
+    refused = subprocess.run([BIN / "gpuq-http", "--insecure", "--listen", "0.0.0.0:0"], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert refused.returncode == 2 and "error[USAGE]" in refused.stderr and "loopback" in refused.stderr
