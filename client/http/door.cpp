@@ -31,6 +31,7 @@ using tcp = asio::ip::tcp;
 using ErrorCode = boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
+constexpr std::size_t kReadBytes = 65536;   // Beast reads as much as its buffer holds already, and grows it from 512
 constexpr auto kFarewell = std::chrono::seconds(1);   // for a refused body to be read off, so that its sender sees the reply
 
 struct Event {
@@ -88,7 +89,7 @@ struct Door::State : std::enable_shared_from_this<Door::State> {
 };
 
 struct Door::State::Connection : Link {
-  Connection(State& o, asio::io_context& l, tcp::socket socket) : owner(o), loop(l), stream(std::move(socket)), event(std::make_shared<Event>()) {}
+  Connection(State& o, asio::io_context& l, tcp::socket socket) : owner(o), loop(l), stream(std::move(socket)), event(std::make_shared<Event>()) { buffer.reserve(kReadBytes); }
   ~Connection() override { owner.body_bytes -= reserved; }
 
   /// Runs the one operation that was started.

@@ -114,7 +114,45 @@ def python_model(bed):
     yield "pymodel.rtt_p50_ms", percentile(took["infer"], 0.5) / 1000, "ms"
 
 
-PHASES = [submit, round_trip, python_model, blobs]
+def http_detect(bed):
+    """A 2 MB picture by POST /detect to a warm model that answers at once: all of the round trip is what HTTP, blob store and queue add."""
+    import http.client
+    import subprocess
+    bed.with_worker()
+    folder = bed.home.root / "blind"
+    folder.mkdir()
+    (folder / "model.toml").write_text(f'interpreter = "{sys.executable}"\nentry = "blind:Blind"\nkinds = ["detect"]\n')
+    (folder / "blind.py").write_text("class Blind:\n    def predict(self, requests): return [[] for r in requests]\n")
+    programs = pathlib.Path(os.environ["GPUQ_BIN_DIR"])
+    subprocess.run([programs / "gpuq", "--access-file", bed.home.access("bench", "admin"), "model", "push", "blind", folder], check=True, capture_output=True)
+    keys = bed.home.root / "data/keys"
+    token = subprocess.run([programs / "gpuq", "keys", "--keys", keys, "issue", "--http", "--name", "bench-http", "--broker", bed.home.ready["clients"]],
+                           check=True, capture_output=True, text=True).stdout.strip()
+    read, write = os.pipe()
+    door = subprocess.Popen([programs / "gpuq-http", "--listen", "127.0.0.1:0", "--tokens", keys / "http", "--ready-fd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    try:
+        with open(read) as ready:
+            address = json.loads(ready.readline())["http"]
+        connection = http.client.HTTPConnection(address)
+        took, began = [], time.monotonic()
+        while time.monotonic() - began < bed.seconds:
+            picture = os.urandom(2_000_000)      # new each time: its bytes are stored, synced and fetched
+            start = time.perf_counter()
+            connection.request("POST", "/api/v1/models/blind/detect", picture, {"Authorization": f"Bearer {token}", "Content-Type": "image/png"})
+            answer = connection.getresponse()
+            body = answer.read()
+            took.append((time.perf_counter() - start) * 1000)
+            assert answer.status == 200, body
+    finally:
+        door.terminate()
+        door.wait()
+    del took[:20]
+    yield "http.detect_added_p50_ms", percentile(took, 0.5), "ms"
+    yield "http.detect_added_p99_ms", percentile(took, 0.99), "ms"
+
+
+PHASES = [submit, round_trip, python_model, http_detect, blobs]
 
 
 def main():

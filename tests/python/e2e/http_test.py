@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import httpx
@@ -191,6 +192,47 @@ def test_a_model_answers_within_its_time_or_is_cancelled_and_who_hangs_up_cancel
         finally:
             for worker in home.workers:
                 os.kill(worker.pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module")
+def eyes(home):
+    """A Python model that sees one box in every picture, and says back what it is given."""
+    folder = home.root / "eyes"
+    folder.mkdir()
+    (folder / "model.toml").write_text(f'interpreter = "{sys.executable}"\nentry = "eyes:Eyes"\nkinds = ["infer", "detect"]\n')
+    (folder / "eyes.py").write_text("""class Eyes:
+    def predict(self, requests):
+        out = []
+        for r in requests:
+            if r.kind == "detect" and r.params.get("conf") == "0.99": raise RuntimeError("too sure")
+            out.append([(1, 2, 3, 4, 0.5, 7, "short")] if r.kind == "detect" else {"back": r.value, "said": b"yes"})
+        return out
+""")
+    pushed = subprocess.run([BIN / "gpuq", "--access-file", home.access("root", "admin"), "model", "push", "eyes", folder, "-o", "json"], env=home.env, capture_output=True, text=True)
+    assert pushed.returncode == 0, pushed.stderr
+    return "eyes"
+
+
+def test_detect_answers_boxes_by_form_or_plain_body(http, eyes):
+    boxes = [{"box_px": [1.0, 2.0, 3.0, 4.0], "score": 0.5, "label": 7, "name": "short"}]
+    for sent in ({"files": {"file": ("a.png", b"\x89PNG", "image/png")}}, {"content": b"\x89PNG", "headers": {"Content-Type": "image/png"}},
+                 {"files": {"file": ("big.png", os.urandom(1_500_000), "image/png"), "iou": (None, "0.4")}}):
+        answer = http.post(f"/api/v1/models/{eyes}/detect", **sent)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["detections"] == boxes and len(answer.json()["model_version"]) == 12, answer.text
+    failed = error(http.post(f"/api/v1/models/{eyes}/detect", params={"conf": "0.99"}, files={"file": ("a.png", b"x")}), 502, "JOB_FAILED")
+    assert "too sure" in failed["what"] and "/logs" in failed["next"]
+    error(http.post(f"/api/v1/models/{eyes}/detect", files={"a": ("a.png", b"x"), "b": ("b.png", b"x")}), 400, "BAD_MESSAGE")
+
+
+def test_infer_takes_parts_and_gives_parts(http, eyes):
+    for sent in ({"files": {"in": ("x", b"hello")}}, {"json": {"parts": [{"name": "in", "base64": "aGVsbG8="}]}}, {"content": b"hello", "headers": {"Content-Type": "application/octet-stream"}}):
+        answer = http.post(f"/api/v1/models/{eyes}/infer", params={"timeout": 30}, **sent)
+        assert answer.status_code == 200, answer.text
+        parts = {part["name"]: part for part in answer.json()["parts"]}
+        assert set(parts) == {"back", "said"} and http.get(parts["back"]["href"]).content == b"hello", answer.text
+    error(http.post(f"/api/v1/models/{eyes}/infer", json={"kind": "echo", "parts": []}), 400, "BAD_MESSAGE")
+    assert eyes in [model["name"] for model in http.get("/api/v1/models").json()["models"]]
 
 
 def test_curl_alone_is_enough(http, door, token, home):
