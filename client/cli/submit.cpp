@@ -14,6 +14,7 @@
 #include <sstream>
 #include <unistd.h>
 
+#include "client/cli/array.h"
 #include "client/cli/cli.h"
 #include "client/cli/explain.h"
 #include "client/cli/pack.h"
@@ -224,7 +225,16 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
     if (!part) return tl::unexpected(part.error());
     common->parts.push_back(std::move(*part));
   }
-  plan.jobs.push_back(std::move(*common));
+  if (a.array.empty()) {
+    plan.jobs.push_back(std::move(*common));
+    return plan;
+  }
+  if (a.kind != "command") return fail(Errc::usage, "--array is for commands, not for " + a.kind, "gpuq submit --array " + a.array + " -- python part.py");
+  auto indices = parse_array(a.array);
+  if (!indices) return tl::unexpected(indices.error());
+  auto jobs = array_of(*common, *indices);
+  if (!jobs) return tl::unexpected(jobs.error());
+  plan.jobs = std::move(*jobs);
   return plan;
 }
 
@@ -347,7 +357,10 @@ int run_submit(Cli& cli, SubmitArguments& a) {
   if (!plan) throw client::to_public(plan.error());
   if (a.had_dashes && a.kind.empty()) a.kind = "command";
   gpuq::Client& client = cli.client(a.wait || a.follow);
-  if (!a.workdir.empty() && a.kind == "command") send_snapshot(cli, client, plan->jobs.front());
+  if (!a.workdir.empty() && a.kind == "command") {
+    send_snapshot(cli, client, plan->jobs.front());
+    for (gpuq::JobSpec& job : plan->jobs) job.parts = plan->jobs.front().parts;   // of an array: one snapshot for all
+  }
   if (a.kind == "command" && a.on_preempt.empty() && !cli.is_json()) explain_on_preempt(cli);
   const auto answers = client.submit(plan->jobs);
   for (const gpuq::Submitted& answer : answers)
@@ -391,6 +404,7 @@ void add_job_options(CLI::App& c, SubmitArguments& a) {
   c.add_option("--not-before", a.not_before, "2h (from now), 22:30 or 2026-11-21T22:00Z")->option_text("TIME");
   c.add_option("--deadline", a.deadline, "expire if not started by then")->option_text("TIME");
   c.add_option("--timeout", a.timeout, "of one attempt")->option_text("DURATION");
+  c.add_option("--array", a.array, "a job for each index, which it finds in $GPUQ_ARRAY_INDEX: 0-9, 0-90:10 or 1,4,7")->option_text("INDICES");
   c.add_option("--retries", a.retries, "how often to try again after a failure (0)")->option_text("N")->check(CLI::Range(0, 100));
   c.add_option("--on-preempt", a.on_preempt, "checkpoint, pause, restart or never")->option_text("HOW")->check(CLI::IsMember({"checkpoint", "pause", "restart", "never"}));
   c.add_option("--id", a.id, "the job's id: the same id again never makes a second job")->option_text("ID");

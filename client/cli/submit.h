@@ -21,7 +21,7 @@ struct SubmitArguments {
   std::vector<std::string> files;
   std::vector<std::string> argv;           ///< behind "--"
   bool had_dashes = false;
-  std::string job_class, model, vram, not_before, deadline, timeout, on_preempt, id, unique, label, workdir, output_dir, outputs;
+  std::string job_class, model, vram, not_before, deadline, timeout, on_preempt, id, unique, label, workdir, output_dir, outputs, array;
   int priority = 5, devices = 1, retries = 0;
   std::vector<std::string> where, set, env, after, parts;
   bool wait = false, follow = false, exclusive = false, strict = false;

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <condition_variable>
@@ -122,7 +123,10 @@ struct Door::State::Connection : Link {
     response.set(bhttp::field::server, "gpuq");
     response.set(bhttp::field::content_type, reply.content_type);
     response.set(bhttp::field::cache_control, "no-store");
-    for (const auto& [name, value] : reply.headers) response.set(name, value);
+    for (auto& [name, value] : reply.headers) {   // some come from jobs: no control character ends a header early
+      std::replace_if(value.begin(), value.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, '?');
+      response.set(name, value);
+    }
     response.keep_alive(keep);
     response.body() = std::move(reply.body);
     response.prepare_payload();

@@ -145,15 +145,22 @@ struct Member {
   }
 };
 
-Json part_json(const std::string& id, Json part) {
-  part["href"] = "/api/v1/jobs/" + id + "/parts/" + part.value("name", "");
-  return part;
+/// A part's address; an artefact's name has its '/'.
+std::string href_of(const std::string& id, const std::string& name) {
+  std::string text = "/api/v1/jobs/" + id + "/parts/";
+  for (const char c : name) {
+    static constexpr char kDigits[] = "0123456789ABCDEF";
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || std::string_view("-._~/").find(c) != std::string_view::npos;
+    if (plain) text += c;
+    else (text += '%').append({kDigits[static_cast<unsigned char>(c) >> 4U], kDigits[static_cast<unsigned char>(c) & 15U]});
+  }
+  return text;
 }
 
 Json result_json(const gpuq::JobResult& result) {
   Json json = cli::to_json(result);
   for (Json& part : json["parts"])
-    if (!part.contains("share")) part = part_json(result.id, part);
+    if (!part.contains("share")) part["href"] = href_of(result.id, part.value("name", ""));
   return json;
 }
 
@@ -233,7 +240,7 @@ Reply Routes::State::answer(const Request& r, Link& link) {
   if (p.size() == 3 && p[2] == "jobs") return r.method == "POST" ? submit(*member, r) : get ? list(*member, r) : not_allowed(r, "GET, POST");
   if (p.size() == 4 && p[2] == "jobs") return get ? look(*member, r, link) : r.method == "DELETE" ? cancel(*member, r) : not_allowed(r, "GET, DELETE");
   if (p.size() == 5 && p[2] == "jobs" && p[4] == "logs") return get ? logs(*member, r) : not_allowed(r, "GET");
-  if (p.size() == 6 && p[2] == "jobs" && p[4] == "parts") return get ? part(*member, r) : not_allowed(r, "GET");
+  if (p.size() >= 6 && p[2] == "jobs" && p[4] == "parts") return get ? part(*member, r) : not_allowed(r, "GET");
   if (p.size() == 3 && p[2] == "models") {
     if (!get) return not_allowed(r, "GET");
     const Query none(r, {});
@@ -336,8 +343,10 @@ Reply Routes::State::logs(Member& member, const Request& r) {
 Reply Routes::State::part(Member& member, const Request& r) {
   const Query none(r, {});
   const gpuq::JobResult result = member.client.result(r.path[3]);
-  const gpuq::Part* part = result.part(r.path[5]);
-  if (part == nullptr) give_up("NOT_FOUND", "the result of job " + result.id + " has no part '" + r.path[5].substr(0, 64) + "'", "GET /api/v1/jobs/" + result.id + " names its parts");
+  std::string name = r.path[5];
+  for (std::size_t i = 6; i < r.path.size(); ++i) name += "/" + r.path[i];
+  const gpuq::Part* part = result.part(name);
+  if (part == nullptr) give_up("NOT_FOUND", "the result of job " + result.id + " has no part '" + name.substr(0, 64) + "'", "GET /api/v1/jobs/" + result.id + " names its parts");
   if (!part->share.empty()) give_up("NOT_HERE", "that part lies on share " + part->share, "read it there");
   // Never as something that a browser would run.
   return {.content_type = "application/octet-stream", .body = member.client.fetch(*part), .headers = {{"X-Content-Type-Options", "nosniff"}, {"Gpuq-Media-Type", part->media}}};

@@ -108,6 +108,35 @@ SubmitArguments words(std::string kind) {
 }
 Surroundings here() { return {"/home/ml/boards", {{"PATH", "/bin"}, {"LANG", "C.UTF-8"}, {"SECRET", "s"}, {"CONDA_PREFIX", "/opt/conda"}}, 1'000'000'000'000}; }
 
+TEST_F(CommandLine, an_array_is_a_job_for_each_index) {
+  SubmitArguments a;
+  a.had_dashes = true, a.argv = {"python", "part.py"}, a.array = "8-10,0-4:2", a.unique = "u", a.id = "01M7Y6FQQVPBY8903R6KHSBSGZ";
+  const auto plan = plan_submit(a, here());
+  ASSERT_TRUE(plan) << plan.error().what;
+  ASSERT_EQ(plan->jobs.size(), 6U);
+  std::string indices;
+  for (const gpuq::JobSpec& job : plan->jobs) indices += job.env.at("GPUQ_ARRAY_INDEX") + "/" + job.env.at("GPUQ_ARRAY_COUNT") + " ";
+  EXPECT_EQ(indices, "8/6 9/6 10/6 0/6 2/6 4/6 ");
+  EXPECT_EQ(plan->jobs[1].unique, "u[9]");
+  EXPECT_EQ(plan->jobs[1].label, "array[9]");
+  EXPECT_EQ(plan->jobs[0].id, "01M7Y6FQQVPBY8903R6KHSBSGZ");
+  EXPECT_EQ(plan->jobs[1].id, "01M7Y6FQQVPBY8903R6KHSBSH0");
+}
+
+TEST_F(CommandLine, what_is_no_array_is_refused) {
+  for (const char* text : {"a", "", "5-3", "1,,2", "1-", "1-3:0", "1-3:", "-1", "1,1", "0-3,2", "99999999999", "0-20000", "1 2"}) {
+    SubmitArguments a;
+    a.had_dashes = true, a.argv = {"x"}, a.array = text;
+    if (a.array.empty()) continue;
+    const auto plan = plan_submit(a, here());
+    ASSERT_FALSE(plan) << text;
+    EXPECT_EQ(plan.error().code, std::string_view(text) == "0-20000" ? Errc::over_limit : Errc::usage) << text;
+  }
+  SubmitArguments a = words("echo");
+  a.array = "0-3";
+  EXPECT_EQ(plan_submit(a, here()).error().code, Errc::usage) << "only commands";
+}
+
 TEST_F(CommandLine, every_option_lands_in_the_job) {
   SubmitArguments a = words("echo");
   a.job_class = "synthesis", a.priority = 9, a.model = "yolo@3", a.vram = "2GiB..8GiB", a.devices = 2, a.where = {"gpu=4090"}, a.set = {"conf=0.35", "text=a=b"};

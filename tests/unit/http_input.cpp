@@ -1,6 +1,7 @@
 // What reads hostile HTTP: forms, jobs as JSON, addresses. Pure functions.
 #include <gtest/gtest.h>
 
+#include <ostream>
 #include <random>
 
 #include "client/http/job_json.h"
@@ -114,7 +115,11 @@ TEST(HttpJob, every_field_lands_where_it_belongs) {
   EXPECT_EQ(job->parts[3].share, "boards/a.png");
 }
 
-struct Wrong { const char* json; const char* says; };
+struct Wrong {
+  const char* json;
+  const char* says;
+  friend void PrintTo(const Wrong& wrong, std::ostream* out) { *out << wrong.says; }
+};
 class WrongJob : public testing::TestWithParam<Wrong> {};
 TEST_P(WrongJob, is_refused_by_name) {
   const auto job = job_of(GetParam().json);

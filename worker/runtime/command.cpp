@@ -148,7 +148,7 @@ struct Command::Run : AttemptRun {
     SpawnSpec spec;
     spec.argv = gathered->body.argv;
     std::map<std::string, std::string> submitted = gathered->body.env;
-    std::erase_if(submitted, [](const auto& entry) { return entry.first.rfind("GPUQ_", 0) == 0; });
+    std::erase_if(submitted, [](const auto& entry) { return entry.first.rfind("GPUQ_", 0) == 0 && entry.first.rfind("GPUQ_ARRAY_", 0) != 0; });   // these are the submitter's
     spec.env = command_environment(submitted, own_environment());
     spec.cwd = gathered->body.cwd.empty() || !gathered->snapshot.empty() ? folder->work() : gathered->body.cwd;
     spec.descriptors = {{out_pipe[1], 1}, {out_pipe[1], 2}, {progress_pipe[1], kProgressFd}};

@@ -111,6 +111,18 @@ def test_a_form_carries_files_as_parts(http):
     assert http.get(job["result"]["parts"][0]["href"]).content == big
 
 
+def test_a_command_leaves_artefacts_and_a_log(http):
+    argv = ["sh", "-c", "echo printed; mkdir -p \"$GPUQ_OUTPUT_DIR/a b\"; printf kept > \"$GPUQ_OUTPUT_DIR/a b/c.txt\""]
+    answer = http.post("/api/v1/jobs", json={"kind": "command", "argv": argv, "env": {"PATH": os.environ["PATH"]}, "timeout_s": 30})
+    job = http.get(answer.headers["Location"], params={"wait": 30}).json()
+    assert job["state"] == "succeeded", job
+    kept, = (part for part in job["result"]["parts"] if part["name"].endswith("a b/c.txt"))
+    assert " " not in kept["href"] and http.get(kept["href"]).content == b"kept"
+    log = http.get(answer.headers["Location"] + "/logs")
+    assert (log.text, log.headers["Gpuq-Log-Next"], log.headers["Gpuq-Log-End"]) == ("printed\n", "8", "true")
+    assert http.get(answer.headers["Location"] + "/logs", params={"offset": 4}).text == "ted\n"
+
+
 def test_a_long_poll_is_answered_at_the_end_or_after_its_time(http):
     job = http.post("/api/v1/jobs", json={"kind": "sleep", "params": {"ms": 60_000}}).json()["id"]
     for _ in range(3):
