@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import unittest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[2] / "client/python"
@@ -138,6 +140,35 @@ class JobStory(unittest.TestCase):
                 os.killpg(process.pid, signal.SIGTERM)
                 code, out, err, _ = self.ended(process)
                 self.assertEqual((code, out), (75, "[0, 2, 4, 6]\n"), err)
+
+    def test_a_child_that_has_not_yet_heard_the_request_still_hears_its_parent(self):
+        """Signals do not queue: the parent's SIGTERM behind a pending request would be lost, and the join would wait for ever."""
+        process = self.start("""
+            import multiprocessing, time
+            from gpuq import job
+            job.should_yield()
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+            child.start()
+            print(child.pid, flush=True)
+            while not job.should_yield(): time.sleep(0.001)
+            child.terminate()
+            print("terminated", flush=True)
+            child.join()
+            job.yielded(1)
+            """)
+        child = int(process.stdout.readline())
+        until = time.monotonic() + 60
+        while b"gpuq-sigterm" not in b"".join(path.read_bytes() for path in pathlib.Path(f"/proc/{child}/task").glob("*/comm")) and len(os.listdir(f"/proc/{child}/task")) < 2:
+            self.assertLess(time.monotonic(), until, "the child is shielded")
+        os.kill(child, signal.SIGSTOP)
+        while any(path.read_text().rpartition(")")[2].split()[0] != "T" for path in pathlib.Path(f"/proc/{child}/task").glob("*/stat")):
+            self.assertLess(time.monotonic(), until, "all its threads stand still")
+        for pid in (child, process.pid):                # the request, in the order that does harm
+            os.kill(pid, signal.SIGTERM)
+        said, _, _ = select.select([process.stdout], [], [], 0.3)   # whoever does not give the child its moment has terminated it, stopped as it is, by now
+        os.kill(child, signal.SIGCONT)
+        code, out, err, _ = self.ended(process)
+        self.assertEqual((code, out, said), (75, "terminated\n", []), err)
 
     def test_a_checkpoint_is_announced_at_once(self):
         _, _, _, told = self.ended(self.start("from gpuq import job\njob.progress(1, 9)\njob.checkpointed(1)\njob.checkpointed(2)\n"))

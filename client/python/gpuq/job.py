@@ -43,6 +43,7 @@ output_dir = os.environ.get("GPUQ_OUTPUT_DIR") or "."        # files here become
 
 _asked = False              # to leave
 _listens_in: Optional[int] = None          # the process whose SIGTERM sets the flag
+_children_heard = False     # have had their time to
 _last_report = 0.0
 _progress_lock = threading.Lock()
 
@@ -67,6 +68,8 @@ def should_yield() -> bool:
     """True once gpuq has asked this job to leave. Save into checkpoint_dir, then call yielded()."""
     if inside() and _listens_in is None:
         _listen()
+    if _asked and not _children_heard:
+        _let_children_hear()
     return _asked
 
 
@@ -99,6 +102,26 @@ def _shield_child() -> None:
             if heard.si_pid == parent or os.getppid() != parent:
                 os._exit(128 + signal.SIGTERM)
     threading.Thread(target=wait, name="gpuq-sigterm", daemon=True).start()
+
+
+def _let_children_hear() -> None:
+    """The request reached the shielded children too. One that has not run since still has it pending, and its parent's own SIGTERM (a pool's
+    terminate()) would be merged into that one and be lost: the join behind it would never end. So: a moment, before the script goes on."""
+    global _children_heard
+    _children_heard = True
+    children: Any = getattr(sys.modules.get("multiprocessing"), "active_children", list)()
+    until = time.monotonic() + 2
+    for child in children:
+        while _has_sigterm_pending(child.pid) and time.monotonic() < until:
+            time.sleep(0.001)
+
+
+def _has_sigterm_pending(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            return any(line.startswith(b"ShdPnd:") and int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1 for line in status)
+    except OSError:
+        return False            # gone, or no Linux
 
 
 # A fork happens with SIGTERM blocked, so that there is no moment at which the request could end the child.
