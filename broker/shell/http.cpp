@@ -1,9 +1,8 @@
 // http.cpp - Beast, kept in this one file.
 #include "broker/shell/http.h"
 
-#include <charconv>
-
 #include "common/net/asio.h"
+#include "common/net/tcp_listener.h"
 
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
@@ -89,31 +88,9 @@ Http::Http(asio::io_context& io, Pages pages) : state_(std::make_shared<State>(i
 Http::~Http() { close(); }
 
 Result<std::string> Http::listen(const std::string& address) {
-  const auto colon = address.rfind(':');
-  std::uint16_t port = 0;
-  ErrorCode error;
-  asio::ip::address host;
-  if (colon != std::string::npos) {
-    const char* end = address.data() + address.size();
-    if (std::from_chars(address.data() + colon + 1, end, port).ptr != end) error = asio::error::invalid_argument;
-    std::string text = address.substr(0, colon);
-    if (text == "localhost") text = "127.0.0.1";
-    if (text == "*") text = "0.0.0.0";
-    if (text.size() > 2 && text.front() == '[') text = text.substr(1, text.size() - 2);
-    if (!error) host = asio::ip::make_address(text, error);
-  }
-  if (colon == std::string::npos || error) return fail(Errc::usage, "--listen-http '" + address + "' is no address:port", "for example 127.0.0.1:7702, or none");
-  State& s = *state_;
-  const tcp::endpoint endpoint(host, port);
-  s.acceptor.open(endpoint.protocol(), error);
-  if (!error) s.acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) s.acceptor.bind(endpoint, error);
-  if (!error) s.acceptor.listen(64, error);
-  if (error == asio::error::address_in_use)
-    return fail(Errc::port_in_use, "port " + std::to_string(port) + " of " + host.to_string() + " is in use (HTTP)", "end that program, or choose another: --listen-http 127.0.0.1:0");
-  if (error) return fail(Errc::usage, "cannot listen on " + address + ": " + error.message(), "choose another --listen-http, or none");
-  s.accept();
-  return host.to_string() + ":" + std::to_string(s.acceptor.local_endpoint().port());
+  auto bound = net::listen_tcp(state_->acceptor, address, "--listen-http");
+  if (bound) state_->accept();
+  return bound;
 }
 
 void Http::close() {

@@ -69,7 +69,9 @@ int run_issue(Cli& cli, const Arguments& a) {
   if (a.http && *role == net::Role::worker) throw gpuq::Error("USAGE", "a worker does not speak HTTP", "use --role client or admin");
   const net::AccessFile access = unwrap(net::keys_issue(dir, a.name, *role, broker, WallTime{now}, expires));
   if (a.http) {
-    const std::string token = unwrap(issue_token(dir + "/http", access));
+    auto made = issue_token(dir + "/http", access);
+    if (!made) (void)net::keys_revoke(dir, a.name);   // a key that nobody was given
+    const std::string token = unwrap(std::move(made));
     if (cli.is_json()) cli.io.out << Json{{"schema_version", kSchemaVersion}, {"name", a.name}, {"role", a.role}, {"token", token}}.dump() << '\n';
     else cli.io.out << token << '\n';
     cli.note("this token is shown once; gpuq-http --tokens " + dir + "/http lets it in until gpuq keys revoke " + a.name);
@@ -134,8 +136,8 @@ void add_keys(CLI::App& app, Cli& cli) {
   issue->add_option("--role", a->role, "client, worker or admin")->option_text("ROLE")->check(CLI::IsMember({"client", "worker", "admin"}));
   issue->add_option("--name,name", a->name, "what operators will see")->option_text("NAME")->required();
   issue->add_option("--address,--for", a->broker, "the address that peer will dial; --broker works too")->option_text("tcp://HOST:PORT");
-  issue->add_option("--out", a->out, "file to write (0600); else stdout")->option_text("FILE");
-  issue->add_flag("--http", a->http, "print a token for gpuq-http instead of an access file");
+  CLI::Option* out = issue->add_option("--out", a->out, "file to write (0600); else stdout")->option_text("FILE");
+  issue->add_flag("--http", a->http, "print a token for gpuq-http instead of an access file")->excludes(out);
   issue->add_option("--expires", a->expires, "30d (from now) or a date; else never")->option_text("TIME");
   issue->callback([&cli, a] {
     cli.action = [&cli, a] {

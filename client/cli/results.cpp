@@ -51,11 +51,7 @@ std::string detection_line(const std::string& file, const gpuq::JobResult& resul
   Json line{{"schema_version", kSchemaVersion}, {"file", file}, {"id", result.id}, {"state", result.state}};
   if (!result.model_version.empty()) line["model_version"] = result.model_version;
   if (!result.ok()) line["error"] = {{"code", result.code}, {"what", result.what}};
-  else {
-    line["detections"] = Json::array();
-    for (const gpuq::Detection& d : gpuq::parse_detections(result))
-      line["detections"].push_back({{"box_px", {d.x1, d.y1, d.x2, d.y2}}, {"score", d.score}, {"label", d.label}, {"name", d.name}});
-  }
+  else line["detections"] = to_json(gpuq::parse_detections(result));
   return line.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

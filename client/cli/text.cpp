@@ -226,6 +226,12 @@ Json to_json(const gpuq::JobResult& r) {
   return j;
 }
 
+Json to_json(const std::vector<gpuq::Detection>& detections) {
+  Json j = Json::array();
+  for (const gpuq::Detection& d : detections) j.push_back({{"box_px", {d.x1, d.y1, d.x2, d.y2}}, {"score", d.score}, {"label", d.label}, {"name", d.name}});
+  return j;
+}
+
 Json to_json(const gpuq::WorkerStatus& w) {
   Json j{{"name", w.name}, {"host", w.host}, {"version", w.version}, {"state", w.state}, {"since_beat_ms", w.since_beat_ms},
          {"labels", w.labels}, {"kinds", w.kinds}, {"running", w.running}};

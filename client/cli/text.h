@@ -52,6 +52,7 @@ nlohmann::ordered_json to_json(const gpuq::WorkerStatus& worker);
 nlohmann::ordered_json to_json(const gpuq::Model& model);
 nlohmann::ordered_json to_json(const gpuq::Top& top);
 nlohmann::ordered_json to_json(const gpuq::Submitted& submitted);
+nlohmann::ordered_json to_json(const std::vector<gpuq::Detection>& detections);
 
 /// {"schema_version": 1, key: [items]} or one line per item, each with its schema_version.
 void print_json(std::ostream& out, bool lines, std::string_view key, const std::vector<nlohmann::ordered_json>& items);

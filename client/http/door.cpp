@@ -8,28 +8,24 @@
 
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 #include <condition_variable>
 #include <mutex>
 #include <set>
 #include <thread>
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/post.hpp>
+#include "common/log.h"
+#include "common/net/asio.h"
+#include "common/net/tcp_listener.h"
+
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
-
-#include "common/log.h"
 
 namespace gq::http {
 
 namespace {
-namespace asio = boost::asio;
 namespace beast = boost::beast;
 namespace bhttp = boost::beast::http;
 using tcp = asio::ip::tcp;
-using ErrorCode = boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kReadBytes = 65536;   // Beast reads as much as its buffer holds already, and grows it from 512
@@ -43,32 +39,7 @@ struct Event {
   ~Event() { ::close(fd); }
 };
 
-struct Endpoint { asio::ip::address host; std::uint16_t port{}; };
-
-Result<Endpoint> parse_address(const std::string& address) {
-  const auto wrong = [&] { return fail(Errc::usage, "--listen '" + address + "' is no address:port", "for example 127.0.0.1:7703"); };
-  const auto colon = address.rfind(':');
-  if (colon == std::string::npos) return wrong();
-  Endpoint out;
-  const char* end = address.data() + address.size();
-  const auto [stopped, number] = std::from_chars(address.data() + colon + 1, end, out.port);
-  if (number != std::errc{} || stopped != end) return wrong();
-  std::string text = address.substr(0, colon);
-  if (text == "localhost") text = "127.0.0.1";
-  if (text == "*") text = "0.0.0.0";
-  if (text.size() > 2 && text.front() == '[') text = text.substr(1, text.size() - 2);
-  ErrorCode error;
-  out.host = asio::ip::make_address(text, error);
-  if (error) return wrong();
-  return out;
-}
-
 }  // namespace
-
-bool is_loopback(const std::string& address) {
-  const auto endpoint = parse_address(address);
-  return endpoint && endpoint->host.is_loopback();
-}
 
 struct Door::State : std::enable_shared_from_this<Door::State> {
   State(asio::io_context& loop, Routes& r, DoorLimits l) : io(loop), routes(r), limits(l), acceptor(loop) {}
@@ -86,12 +57,27 @@ struct Door::State : std::enable_shared_from_this<Door::State> {
   std::condition_variable ended;
   std::set<int> sockets;
   std::size_t threads{};
-  bool closing{};
+  std::atomic<bool> closing{};
 };
 
 struct Door::State::Connection : Link {
-  Connection(State& o, asio::io_context& l, tcp::socket socket) : owner(o), loop(l), stream(std::move(socket)), event(std::make_shared<Event>()) { buffer.reserve(kReadBytes); }
-  ~Connection() override { owner.body_bytes -= reserved; }
+  Connection(State& o, asio::io_context& l, tcp::socket socket) : owner(o), loop(l), stream(std::move(socket)), event(std::make_shared<Event>()) {
+    buffer.reserve(kReadBytes);
+    ErrorCode ignored;
+    stream.socket().set_option(tcp::no_delay(true), ignored);
+    const std::lock_guard lock(owner.mutex);
+    owner.sockets.insert(descriptor());
+    if (owner.closing) ::shutdown(descriptor(), SHUT_RDWR);
+  }
+  ~Connection() override {
+    owner.body_bytes -= reserved;
+    const std::lock_guard lock(owner.mutex);
+    owner.sockets.erase(descriptor());   // before it is closed and means something else
+  }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  int descriptor() { return stream.socket().native_handle(); }
 
   /// Runs the one operation that was started.
   void run() {
@@ -99,18 +85,18 @@ struct Door::State::Connection : Link {
     loop.run();
   }
 
-  std::shared_ptr<std::function<void()>> wake() override {
-    return std::make_shared<std::function<void()>>([kept = event] {
+  std::function<void()> wake() override {
+    return [kept = event] {
       const std::uint64_t one = 1;
       [[maybe_unused]] const auto n = ::write(kept->fd, &one, sizeof one);   // full = it is awake already
-    });
+    };
   }
   std::optional<bool> wait(const std::function<bool()>& ready, Clock::time_point until) override {
     for (;;) {
       if (ready()) return true;
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
       if (left <= 0) return false;
-      pollfd fds[2] = {{stream.socket().native_handle(), POLLRDHUP, 0}, {event->fd, POLLIN, 0}};
+      pollfd fds[2] = {{descriptor(), POLLRDHUP, 0}, {event->fd, POLLIN, 0}};
       const int n = ::poll(fds, 2, static_cast<int>(std::min<long long>(left, 60'000)));
       if (n > 0 && (fds[0].revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) return std::nullopt;
       std::uint64_t count = 0;
@@ -150,14 +136,16 @@ struct Door::State::Connection : Link {
     }
   }
 
-  /// 200 = go on with the body.
+  /// nullopt: go on with the body.
   std::optional<Reply> admit(const bhttp::request_parser<bhttp::string_body>& parser, Request& request) {
     const auto& head = parser.get();
     request.method = std::string(head.method_string());
     request.content_type = std::string(head[bhttp::field::content_type]);
     request.authorization = std::string(head[bhttp::field::authorization]);
     request.idempotency_key = std::string(head["Idempotency-Key"]);
-    if (const auto read = read_target({head.target().data(), head.target().size()}, request); !read) return Routes::failure(read.error());
+    auto target = read_target({head.target().data(), head.target().size()});
+    if (!target) return Routes::failure(target.error());
+    static_cast<Target&>(request) = std::move(*target);
     if (auto refused = owner.routes.admit(request)) return refused;
     const auto length = parser.content_length();
     if (length && *length > owner.limits.body_bytes_max) return too_large();
@@ -196,6 +184,7 @@ struct Door::State::Connection : Link {
       }
       if (beast::iequals(parser.get()[bhttp::field::expect], "100-continue")) {
         bhttp::response<bhttp::empty_body> go_on{bhttp::status::continue_, version};
+        stream.expires_after(owner.limits.idle);
         bhttp::async_write(stream, go_on, [&](ErrorCode error, std::size_t) { failed = error; });
         run();
         if (failed) return;
@@ -238,52 +227,42 @@ void Door::State::accept() {
 }
 
 void Door::State::serve(std::shared_ptr<asio::io_context> own, tcp::socket socket) {
-  const int fd = socket.native_handle();
   {
     const std::lock_guard lock(mutex);
-    if (closing) return;
     if (threads >= limits.connections_max) {
       static constexpr std::string_view kFull = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-      ::send(fd, kFull.data(), kFull.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      ::send(socket.native_handle(), kFull.data(), kFull.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
       return;
     }
     ++threads;
-    sockets.insert(fd);
   }
-  ErrorCode ignored;
-  socket.set_option(tcp::no_delay(true), ignored);
-  std::thread([self = shared_from_this(), own = std::move(own), socket = std::move(socket), fd]() mutable {
-    {
-      Connection connection(*self, *own, std::move(socket));
-      connection.serve();
-      const std::lock_guard lock(self->mutex);
-      self->sockets.erase(fd);   // before the descriptor is closed and means something else
-    }
+  const auto ends = [self = shared_from_this()] {
     const std::lock_guard lock(self->mutex);
     --self->threads;
     self->ended.notify_all();
-  }).detach();
+  };
+  try {
+    std::thread([self = shared_from_this(), own = std::move(own), socket = std::move(socket), ends]() mutable {
+      try {
+        Connection(*self, *own, std::move(socket)).serve();
+      } catch (const std::exception& error) {   // no memory: this connection's end, not the door's
+        log::error("connection_ended", {{"why", error.what()}});
+      }
+      ends();
+    }).detach();
+  } catch (const std::system_error& error) {
+    ends();
+    log::error("connection_refused", {{"why", error.what()}, {"next", "the machine gives no more threads: a smaller --connections-max"}});
+  }
 }
 
 Door::Door(asio::io_context& io, Routes& routes, DoorLimits limits) : state_(std::make_shared<State>(io, routes, limits)) {}
 Door::~Door() { close(); }
 
 Result<std::string> Door::listen(const std::string& address) {
-  const auto wanted = parse_address(address);
-  if (!wanted) return tl::unexpected(wanted.error());
-  State& s = *state_;
-  ErrorCode error;
-  const tcp::endpoint endpoint(wanted->host, wanted->port);
-  s.acceptor.open(endpoint.protocol(), error);
-  if (!error) s.acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) s.acceptor.bind(endpoint, error);
-  if (!error) s.acceptor.listen(128, error);
-  if (error == asio::error::address_in_use)
-    return fail(Errc::port_in_use, "port " + std::to_string(wanted->port) + " of " + wanted->host.to_string() + " is in use", "end that program, or choose another: --listen 127.0.0.1:0");
-  if (error) return fail(Errc::usage, "cannot listen on " + address + ": " + error.message(), "choose another --listen");
-  s.accept();
-  const std::string host = wanted->host.is_v6() ? "[" + wanted->host.to_string() + "]" : wanted->host.to_string();
-  return host + ":" + std::to_string(s.acceptor.local_endpoint().port());
+  auto bound = net::listen_tcp(state_->acceptor, address, "--listen");
+  if (bound) state_->accept();
+  return bound;
 }
 
 void Door::close() {

@@ -39,6 +39,4 @@ class Door {
   std::shared_ptr<State> state_;
 };
 
-bool is_loopback(const std::string& address);
-
 }  // namespace gq::http

@@ -87,15 +87,20 @@ Problem read_base64(const std::string& field, const Json& value, std::string& in
   return {};
 }
 
+template <class Fields>
+std::vector<std::string> names_of(const Fields& fields) {
+  std::vector<std::string> names;
+  for (const auto& [name, reader] : fields) names.push_back(name);
+  return names;
+}
+
 /// Every member of `object` is one of `fields`.
 template <class Fields, class Into>
 Problem read_object(const std::string& whole, const Json& object, const Fields& fields, Into& into) {
   for (const auto& [key, value] : object.items()) {
     const auto field = fields.find(key);
     if (field == fields.end()) {
-      std::vector<std::string> known;
-      for (const auto& [name, reader] : fields) known.push_back(name);
-      const std::string near = nearest(known, key);
+      const std::string near = nearest(names_of(fields), key);
       return bad(whole + " has no field \"" + key.substr(0, 64) + "\"" + (near.empty() ? "" : ", did you mean \"" + near + "\"?"));
     }
     if (auto problem = field->second(key, value, into)) return problem;
@@ -193,6 +198,9 @@ Result<Json> parse(std::string_view text) {
 }
 
 }  // namespace
+
+std::vector<std::string> job_field_names() { return names_of(job_fields()); }
+std::vector<std::string> part_field_names() { return names_of(part_fields()); }
 
 Result<gpuq::JobSpec> job_of(std::string_view text) {
   auto json = parse(text);

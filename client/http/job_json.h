@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "client/include/gpuq/client.h"
 #include "common/vocabulary/errors.h"
@@ -18,5 +19,7 @@ inline constexpr std::size_t kPartsMax = 64;
 
 /// Errors: BAD_MESSAGE (no JSON, a field unknown, doubled, or of another type), OVER_LIMIT.
 Result<gpuq::JobSpec> job_of(std::string_view json);
+std::vector<std::string> job_field_names();    ///< what openapi.json must describe; a test looks
+std::vector<std::string> part_field_names();
 
 }  // namespace gq::http

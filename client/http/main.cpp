@@ -7,13 +7,11 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/signal_set.hpp>
-
 #include "client/cli/selectors.h"
 #include "client/http/door.h"
 #include "client/lib/version.h"
 #include "common/log.h"
+#include "common/net/tcp_listener.h"
 
 namespace {
 
@@ -57,24 +55,27 @@ int main(int argc, char** argv) {
   limits.body_bytes_max = body_mib << 20U;
   limits.bodies_bytes_max = std::max(bodies_mib, body_mib) << 20U;
   if (settings.tokens.empty()) settings.tokens = cli::state_dir() + "/keys/http";
-  if (settings.insecure && !http::is_loopback(listen)) return give_up({Errc::usage, "--insecure lets everybody in, and " + listen + " is not loopback", "listen on 127.0.0.1, or use tokens"});
+  const auto wanted = net::parse_endpoint(listen, "--listen");
+  if (!wanted) return give_up(wanted.error());
+  const bool loopback = wanted->address().is_loopback();
+  if (settings.insecure && !loopback) return give_up({Errc::usage, "--insecure lets everybody in, and " + listen + " is not loopback", "listen on 127.0.0.1, or use tokens"});
   if (settings.insecure && settings.broker.empty()) settings.broker = "tcp://127.0.0.1:7700";
   std::signal(SIGPIPE, SIG_IGN);
 
-  boost::asio::io_context io{1};
-  boost::asio::signal_set signals(io, SIGINT, SIGTERM);
+  asio::io_context io{1};
+  asio::signal_set signals(io, SIGINT, SIGTERM);
   http::Routes routes(settings);
   http::Door door(io, routes, limits);
   const auto address = door.listen(listen);
   if (!address) return give_up(address.error());
-  if (!http::is_loopback(listen)) log::warn("not_loopback", {{"listen", *address}, {"next", "put a proxy with TLS in front: tokens travel as they are"}});
+  if (!loopback) log::warn("not_loopback", {{"listen", *address}, {"next", "put a proxy with TLS in front: tokens travel as they are"}});
   log::info("serving", {{"http", *address}, {"security", settings.insecure ? "insecure" : "tokens"}});
   if (ready_fd >= 0) {
     const std::string line = nlohmann::json{{"http", *address}, {"pid", getpid()}}.dump() + "\n";
     [[maybe_unused]] const ssize_t written = write(ready_fd, line.data(), line.size());
     close(ready_fd);
   }
-  signals.async_wait([&](const boost::system::error_code& error, int) {
+  signals.async_wait([&](ErrorCode error, int) {
     if (!error) io.stop();
   });
   io.run();

@@ -5,14 +5,13 @@
 
 #include <chrono>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "client/http/query.h"
 #include "client/include/gpuq/client.h"
 #include "common/vocabulary/errors.h"
 
@@ -24,12 +23,15 @@ struct Settings {
   std::string broker;                               ///< insecure: its address; else empty = what the token's file names
   std::chrono::milliseconds patience{30'000};       ///< of /detect and /infer without ?timeout=
   std::chrono::milliseconds patience_max{600'000};  ///< of ?timeout= and ?wait=
+  std::size_t tokens_max = 256;                     ///< in use at once: each has a connection to the broker
+  std::uint64_t part_bytes_max = std::uint64_t{256} << 20U;   ///< of one part of a result: it is held in memory
 };
 
-struct Request {
+class Member;
+
+struct Request : Target {
   std::string method;
-  std::vector<std::string> path;                    ///< segments, decoded
-  std::map<std::string, std::string> query;
+  std::shared_ptr<Member> member;                   ///< by admit(); empty where nobody is asked who he is
   std::string content_type, authorization, idempotency_key;
   std::string body;
 };
@@ -47,7 +49,7 @@ class Link {
  public:
   virtual ~Link() = default;
   virtual std::optional<bool> wait(const std::function<bool()>& ready, std::chrono::steady_clock::time_point until) = 0;
-  virtual std::shared_ptr<std::function<void()>> wake() = 0;   ///< may be called from any thread, also after the link has gone
+  virtual std::function<void()> wake() = 0;         ///< may be called from any thread, also after the link has gone
 };
 
 class Routes {
@@ -55,7 +57,7 @@ class Routes {
   explicit Routes(Settings settings);
   ~Routes();
   /// Before the body is read: who is it? An error is the reply.
-  std::optional<Reply> admit(const Request& head);
+  std::optional<Reply> admit(Request& head);
   Reply answer(const Request& request, Link& link);
   static Reply failure(const gpuq::Error& error);
   static Reply failure(const Error& error);
@@ -65,8 +67,6 @@ class Routes {
   std::shared_ptr<State> state_;
 };
 
-/// "/api/v1/jobs?wait=3" → path and query. BAD_MESSAGE: a wrong %-escape, or one that hides a '/' or NUL.
-Result<void> read_target(std::string_view target, Request& into);
 int status_of(std::string_view code);
 
 }  // namespace gq::http

@@ -57,7 +57,7 @@ class Transfers {
   void chunk_arrived(const DownloadPtr& download, std::uint64_t offset, Result<Answer>&& answer);
   void finish(const DownloadPtr& download, Result<void> result);
 
-  static constexpr unsigned kWindow = 16;
+  static constexpr unsigned kWindow = 6;
 
   Engine& engine_;
   std::unordered_map<BlobDigest, UploadPtr> uploads_;

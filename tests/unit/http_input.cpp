@@ -1,12 +1,15 @@
 // What reads hostile HTTP: forms, jobs as JSON, addresses. Pure functions.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <ostream>
 #include <random>
 
 #include "client/http/job_json.h"
 #include "client/http/multipart.h"
-#include "client/http/routes.h"
+#include "client/http/openapi.h"
+#include "client/http/query.h"
 
 namespace gq::http {
 namespace {
@@ -136,18 +139,27 @@ INSTANTIATE_TEST_SUITE_P(HttpJob, WrongJob,
                                          Wrong{R"({"parts":[{"name":"a","base64":"@@@@"}]})", "base64"}, Wrong{R"({"parts":[{"name":"a","blob":"x"}]})", "no field \"blob\""},
                                          Wrong{R"({"parts":[{"name":"a","json":[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]}]})", "deeper"}));
 
+TEST(HttpJob, the_description_has_the_fields_that_are_taken_and_no_others) {
+  const auto about = nlohmann::json::parse(openapi());
+  const auto described = [&](const char* schema) {
+    std::vector<std::string> names;
+    for (const auto& [name, shape] : about["components"]["schemas"][schema]["properties"].items()) names.push_back(name);
+    return names;
+  };
+  EXPECT_THAT(job_field_names(), testing::UnorderedElementsAreArray(described("Job")));
+  EXPECT_THAT(part_field_names(), testing::UnorderedElementsAreArray(described("InputPart")));
+}
+
 TEST(HttpTarget, paths_and_queries_are_decoded_once) {
-  Request request;
-  ASSERT_TRUE(read_target("/api/v1/models/a%20b%40c/detect?timeout=3&x=a+b%26", request));
-  EXPECT_EQ(request.path, (std::vector<std::string>{"api", "v1", "models", "a b@c", "detect"}));
-  EXPECT_EQ(request.query, (std::map<std::string, std::string>{{"timeout", "3"}, {"x", "a b&"}}));
+  const auto target = read_target("/api/v1/models/a%20b%40c/detect?timeout=3&x=a+b%26");
+  ASSERT_TRUE(target);
+  EXPECT_EQ(target->path, (std::vector<std::string>{"api", "v1", "models", "a b@c", "detect"}));
+  EXPECT_EQ(target->query, (std::map<std::string, std::string>{{"timeout", "3"}, {"x", "a b&"}}));
 }
 
 TEST(HttpTarget, what_could_mean_two_things_is_refused) {
-  for (const char* target : {"/a%2Fb", "/a%00", "/a%", "/a%4", "/a%zz", "/a?x=1&x=2", "/a?x=%"}) {
-    Request request;
-    EXPECT_FALSE(read_target(target, request)) << target;
-  }
+  for (const char* target : {"/a%2Fb", "/a%00", "/a%", "/a%4", "/a%zz", "/a?x=1&x=2", "/a?x=%"})
+    EXPECT_FALSE(read_target(target)) << target;
 }
 
 }  // namespace
