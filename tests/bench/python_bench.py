@@ -93,14 +93,8 @@ def blobs(bed):
 
 def python_model(bed):
     """A warm model that gives its input back, and echo, one job at a time and in turn: what worker -> child -> worker adds to a round trip."""
-    import subprocess
     bed.with_worker()
-    folder = bed.home.root / "identity"
-    folder.mkdir()
-    (folder / "model.toml").write_text(f'interpreter = "{sys.executable}"\nentry = "identity:Identity"\n')
-    (folder / "identity.py").write_text("class Identity:\n    def predict(self, requests): return [r.value for r in requests]\n")
-    subprocess.run([os.path.join(os.environ["GPUQ_BIN_DIR"], "gpuq"), "--access-file", bed.home.access("bench", "admin"), "model", "push", "identity", folder],
-                   check=True, capture_output=True)
+    bed.home.push_python_model("identity", "class Model:\n    def predict(self, requests): return [r.value for r in requests]\n")
     took = {"echo": [], "infer": []}
     began = time.monotonic()
     while time.monotonic() - began < bed.seconds:
@@ -117,36 +111,22 @@ def python_model(bed):
 def http_detect(bed):
     """A 2 MB picture by POST /detect to a warm model that answers at once: all of the round trip is what HTTP, blob store and queue add."""
     import http.client
-    import subprocess
+    import urllib.parse
     bed.with_worker()
-    folder = bed.home.root / "blind"
-    folder.mkdir()
-    (folder / "model.toml").write_text(f'interpreter = "{sys.executable}"\nentry = "blind:Blind"\nkinds = ["detect"]\n')
-    (folder / "blind.py").write_text("class Blind:\n    def predict(self, requests): return [[] for r in requests]\n")
-    programs = pathlib.Path(os.environ["GPUQ_BIN_DIR"])
-    subprocess.run([programs / "gpuq", "--access-file", bed.home.access("bench", "admin"), "model", "push", "blind", folder], check=True, capture_output=True)
-    keys = bed.home.root / "data/keys"
-    token = subprocess.run([programs / "gpuq", "keys", "--keys", keys, "issue", "--http", "--name", "bench-http", "--broker", bed.home.ready["clients"]],
-                           check=True, capture_output=True, text=True).stdout.strip()
-    read, write = os.pipe()
-    door = subprocess.Popen([programs / "gpuq-http", "--listen", "127.0.0.1:0", "--tokens", keys / "http", "--ready-fd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
-    os.close(write)
-    try:
-        with open(read) as ready:
-            address = json.loads(ready.readline())["http"]
-        connection = http.client.HTTPConnection(address)
-        took, began = [], time.monotonic()
+    bed.home.push_python_model("blind", "class Model:\n    def predict(self, requests): return [[] for r in requests]\n", kinds=("detect",))
+    headers = {"Authorization": f"Bearer {bed.home.http_token('bench-http')}", "Content-Type": "image/png"}
+    took = []
+    with bed.home.http_door() as url:
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc)
+        began = time.monotonic()
         while time.monotonic() - began < bed.seconds:
             picture = os.urandom(2_000_000)      # new each time: its bytes are stored, synced and fetched
             start = time.perf_counter()
-            connection.request("POST", "/api/v1/models/blind/detect", picture, {"Authorization": f"Bearer {token}", "Content-Type": "image/png"})
+            connection.request("POST", "/api/v1/models/blind/detect", picture, headers)
             answer = connection.getresponse()
             body = answer.read()
             took.append((time.perf_counter() - start) * 1000)
             assert answer.status == 200, body
-    finally:
-        door.terminate()
-        door.wait()
     del took[:20]
     yield "http.detect_added_p50_ms", percentile(took, 0.5), "ms"
     yield "http.detect_added_p99_ms", percentile(took, 0.99), "ms"

@@ -2,6 +2,7 @@
 
 Nothing sleeps for luck: until(condition, what) waits for it or fails with what was waited for.
 """
+import contextlib
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -88,6 +90,47 @@ class Home:
                                        "--devices", "cpu", *map(str, options)], env=self.env, stdout=log, stderr=log)
         self.workers.append(worker)
         return worker
+
+    def gpuq(self, *words, timeout=PATIENCE_S * 3):
+        """The command line as an admin; what it prints. It must succeed."""
+        ran = subprocess.run([BIN / "gpuq", "--access-file", self.access("root", "admin"), *map(str, words)], env=self.env, capture_output=True, text=True,
+                             timeout=timeout, cwd=self.root)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def push_python_model(self, name, source, kinds=("infer",)):
+        """`source` has the class Model; it runs in this interpreter."""
+        folder = self.root / f"model-{name}"
+        folder.mkdir()
+        (folder / "model.toml").write_text(f'interpreter = "{sys.executable}"\nentry = "{name}:Model"\nkinds = {json.dumps(list(kinds))}\n')
+        (folder / f"{name}.py").write_text(source)
+        self.gpuq("model", "push", name, folder)
+
+    def http_token(self, name, role="client"):
+        return self.gpuq("keys", "--keys", self.root / "data/keys", "issue", "--http", "--role", role, "--name", name, "--broker", self.ready["clients"]).strip()
+
+    @contextlib.contextmanager
+    def http_door(self, *options):
+        """gpuq-http in front of this broker; its URL."""
+        read, write = os.pipe()
+        with open(self.root / "http.log", "a") as log:
+            door = subprocess.Popen([BIN / "gpuq-http", "--listen", "127.0.0.1:0", "--tokens", self.root / "data/keys/http", "--ready-fd", str(write), *map(str, options)],
+                                    env=self.env, stdout=log, stderr=log, pass_fds=[write])
+        os.close(write)
+        with open(read) as ready:
+            line = ready.readline()
+        assert line, "gpuq-http ended:\n" + self.log("http")
+        try:
+            yield "http://" + json.loads(line)["http"]
+        finally:
+            door.terminate()
+            assert door.wait(PATIENCE_S) == 0, self.log("http")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *what):
+        self.remove()
 
     def log(self, name):
         return (self.root / f"{name}.log").read_text()[-4000:]

@@ -13,13 +13,10 @@ from brokers import Home, until
 
 @pytest.fixture
 def home():
-    made = Home()
-    try:
+    with Home() as made:
         made.start_broker("--restart-grace", "2s")
         made.start_worker()
         yield made
-    finally:
-        made.remove()
 
 
 def again(home):

@@ -44,12 +44,9 @@ def service(home):
 
 @pytest.fixture
 def home():
-    made = Home()
-    try:
+    with Home() as made:
         made.start_broker("--restart-grace", "2s")
         yield made
-    finally:
-        made.remove()
 
 
 def detect(http, image=b"\x89PNG no worker looks at it", **query):

@@ -2,11 +2,11 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 
 import httpx
@@ -18,54 +18,27 @@ from brokers import BIN, PATIENCE_S, Home, until
 NOBODY = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
-def issue(home, name, role="client"):
-    made = subprocess.run([BIN / "gpuq", "keys", "--keys", home.root / "data/keys", "issue", "--http", "--role", role, "--name", name, "--broker", home.ready["clients"]],
-                          env=home.env, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return made.stdout.strip()
-
-
 def revoke(home, name):
-    assert subprocess.run([BIN / "gpuq", "keys", "--keys", home.root / "data/keys", "revoke", name], env=home.env, capture_output=True).returncode == 0
-
-
-@contextlib.contextmanager
-def door_of(home, *options):
-    read, write = os.pipe()
-    with open(home.root / "http.log", "a") as log:
-        process = subprocess.Popen([BIN / "gpuq-http", "--listen", "127.0.0.1:0", "--tokens", home.root / "data/keys/http", "--ready-fd", str(write), *map(str, options)],
-                                   env=home.env, stdout=log, stderr=log, pass_fds=[write])
-    os.close(write)
-    with open(read) as ready:
-        line = ready.readline()
-    assert line, "the door ended:\n" + home.log("http")
-    try:
-        yield "http://" + json.loads(line)["http"]
-    finally:
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0, home.log("http")
+    home.gpuq("keys", "--keys", home.root / "data/keys", "revoke", name)
 
 
 @pytest.fixture(scope="module")
 def home():
-    made = Home()
-    try:
+    with Home() as made:
         made.start_broker("--restart-grace", "2s")
         made.start_worker()
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture(scope="module")
 def door(home):
-    with door_of(home, "--body-max", "2") as url:
+    with home.http_door("--body-max", "2") as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def token(home):
-    return issue(home, "ada")
+    return home.http_token("ada")
 
 
 @pytest.fixture
@@ -172,12 +145,12 @@ def test_who_brings_no_token_or_a_wrong_one_learns_nothing(http, door, home, tok
 
 
 def test_a_job_is_its_tokens_and_a_revoked_token_ends(http, door, home):
-    other = {"Authorization": f"Bearer {issue(home, 'eve')}"}
+    other = {"Authorization": f"Bearer {home.http_token('eve')}"}
     job = httpx.post(door + "/api/v1/jobs", json={"kind": "echo"}, headers=other)
     assert http.get(job.headers["Location"]).json()["owner"] == "eve"
     revoke(home, "eve")
     error(httpx.get(door + "/api/v1/jobs", headers=other), 401, "KEY_REFUSED")
-    other = {"Authorization": f"Bearer {issue(home, 'eve')}"}      # a new key under the old name
+    other = {"Authorization": f"Bearer {home.http_token('eve')}"}      # a new key under the old name
     assert httpx.get(door + "/api/v1/jobs", headers=other).status_code == 200
 
 
@@ -188,19 +161,23 @@ def test_a_model_answers_within_its_time_or_is_cancelled_and_who_hangs_up_cancel
     error(http.post("/api/v1/models/none/detect", params={"timeout": "long"}, files={"file": ("a.png", b"x")}), 400, "BAD_MESSAGE")
     with gpuq.Client(access_file=home.access("root", "admin")) as admin:
         admin.push_model("boards", b"no worker loads it")
-        until(lambda: home.workers, "a worker")
         for worker in home.workers:
             os.kill(worker.pid, signal.SIGSTOP)    # who would fail it at once
+
+        def is_cancelled(job):                     # where it runs, its worker was asked: it cannot answer
+            now = admin.status(job)[0]
+            return now.state == "cancelled" or now.cancel_asked
         try:
             answer = http.post("/api/v1/models/boards/detect", params={"timeout": "0.5"}, files={"file": ("a.png", b"\x89PNG")})
             job = error(answer, 504, "TIMED_OUT")["what"].split()[1]
-            until(lambda: admin.status(job)[0].state in ("cancelled", "expired", "running", "yielding"), "whose time passed is cancelled")
+            until(lambda: is_cancelled(job), "whose time passed is cancelled", 20)
             body = (b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n\x89PNG\r\n--b--\r\n')
             with socket.create_connection(("127.0.0.1", httpx.URL(door).port)) as plain:
                 plain.sendall(f"POST /api/v1/models/boards/detect?timeout=60 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: multipart/form-data; boundary=b\r\n"
                               f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
-                waiting = until(lambda: [one for one in admin.list(kind="detect") if one.id != job and one.state not in ("cancelled", "expired", "failed")], "its job waits")[0]
-            until(lambda: admin.status(waiting.id)[0].state == "cancelled" or admin.status(waiting.id)[0].cancel_asked, "who hung up is cancelled", 20)
+                waiting = until(lambda: [one.id for one in admin.list(kind="detect", active_only=True) if one.id != job], "its job waits")[0]
+                assert not is_cancelled(waiting), "while its asker is there"
+            until(lambda: is_cancelled(waiting), "who hung up is cancelled", 20)
         finally:
             for worker in home.workers:
                 os.kill(worker.pid, signal.SIGCONT)
@@ -209,19 +186,14 @@ def test_a_model_answers_within_its_time_or_is_cancelled_and_who_hangs_up_cancel
 @pytest.fixture(scope="module")
 def eyes(home):
     """A Python model that sees one box in every picture, and says back what it is given."""
-    folder = home.root / "eyes"
-    folder.mkdir()
-    (folder / "model.toml").write_text(f'interpreter = "{sys.executable}"\nentry = "eyes:Eyes"\nkinds = ["infer", "detect"]\n')
-    (folder / "eyes.py").write_text("""class Eyes:
+    home.push_python_model("eyes", """class Model:
     def predict(self, requests):
         out = []
         for r in requests:
             if r.kind == "detect" and r.params.get("conf") == "0.99": raise RuntimeError("too sure")
             out.append([(1, 2, 3, 4, 0.5, 7, "short")] if r.kind == "detect" else {"back": r.value, "said": b"yes"})
         return out
-""")
-    pushed = subprocess.run([BIN / "gpuq", "--access-file", home.access("root", "admin"), "model", "push", "eyes", folder, "-o", "json"], env=home.env, capture_output=True, text=True)
-    assert pushed.returncode == 0, pushed.stderr
+""", kinds=("infer", "detect"))
     return "eyes"
 
 
@@ -264,9 +236,11 @@ def test_bytes_that_are_no_http_end_and_an_upload_that_is_cut_submits_nothing(ht
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain:
             plain.sendall(bytes_sent)
             plain.shutdown(socket.SHUT_WR)
+            said = b""
             with contextlib.suppress(ConnectionResetError):
-                while plain.recv(65536):
-                    pass
+                while piece := plain.recv(65536):
+                    said += piece
+            assert said.startswith(b"HTTP/1.1 400 ") and b"BAD_MESSAGE" in said, (bytes_sent[:20], said)
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain:
         plain.sendall(f"POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode() + b'{"kind":"echo"')
     assert http.get("/healthz").json() == {"ok": True}
@@ -291,21 +265,56 @@ def test_the_description_names_every_address_and_every_answer_given(http, door):
                 assert answer.status_code == 405 and verb.upper() not in answer.headers["Allow"], (verb, path, answer.status_code)
 
 
-def test_the_door_outlives_the_broker(home):
-    own = Home()
-    try:
+def test_the_door_outlives_the_broker():
+    with Home() as own:
         own.start_broker("--restart-grace", "2s")
         own.start_worker()
-        token = issue(own, "bob")
-        with door_of(own) as url, httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
+        token = own.http_token("bob")
+        with own.http_door() as url, httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
             job = http.post("/api/v1/jobs", json={"kind": "sleep", "params": {"ms": 1500}}).json()["id"]
             own.kill_broker()
             own.start_broker("--restart-grace", "2s")
             assert http.get(f"/api/v1/jobs/{job}", params={"wait": 60}).json()["state"] == "succeeded"
-    finally:
-        own.remove()
 
 
-def test_without_tokens_only_on_loopback():
+def test_more_connections_or_bodies_than_there_is_room_for_are_told_to_come_again(home, token):
+    bearer = f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+    with home.http_door("--connections-max", 2, "--body-max", 1, "--bodies-max", 1) as url:
+        port = httpx.URL(url).port
+
+        def kept_open():
+            plain = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+            plain.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            if plain.recv(1000).startswith(b"HTTP/1.1 200"):
+                return plain
+            plain.close()
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as first:
+            first.sendall(f"POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\n{bearer}Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n".encode())
+            assert first.recv(100).startswith(b"HTTP/1.1 100"), "it may send its body, and keeps the room for it"
+            full = httpx.post(url + "/api/v1/jobs", content=b"x" * 500_000, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"})
+            assert error(full, 503, "UNAVAILABLE")["next"] and full.headers["Retry-After"] == "1"
+            with until(kept_open, "the refused one has gone"):
+                assert httpx.get(url + "/healthz").status_code == 503, "a third connection"
+        until(lambda: httpx.get(url + "/healthz").status_code == 200, "room again")
+
+
+def test_without_tokens_only_on_loopback_and_to_an_insecure_broker():
     refused = subprocess.run([BIN / "gpuq-http", "--insecure", "--listen", "0.0.0.0:0"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert refused.returncode == 2 and "error[USAGE]" in refused.stderr and "loopback" in refused.stderr
+    with Home() as own:
+        own.start_broker("--insecure")
+        with own.http_door("--insecure", "--broker", own.ready["clients"]) as url:
+            assert httpx.post(url + "/api/v1/jobs", json={"kind": "echo"}).status_code == 202
+
+
+def test_gpuq_up_opens_a_door_and_shows_how_to_use_it():
+    with Home() as own:
+        with open(own.root / "up.out", "w") as out:
+            up = subprocess.Popen([BIN / "gpuq", "up", "--http", "--port", "0", "--no-worker", "--data-dir", own.root / "data"], env=own.env, stdout=out, stderr=out)
+        try:
+            shown = until(lambda: re.search(r"http\.token.*(http://\S+)", (own.root / "up.out").read_text()), "the curl line")
+            headers = {"Authorization": "Bearer " + (own.root / "data/http.token").read_text().strip()}
+            assert httpx.post(shown[1], json={"kind": "echo"}, headers=headers).status_code == 202
+        finally:
+            up.send_signal(signal.SIGINT)
+            assert up.wait(PATIENCE_S) == 0, (own.root / "up.out").read_text()

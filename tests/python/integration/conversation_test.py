@@ -19,13 +19,10 @@ from brokers import BIN, SOURCE, Home, until
 
 @pytest.fixture(scope="module")
 def home():
-    made = Home()
-    try:
+    with Home() as made:
         made.start_broker()
         made.start_worker("anna", "--labels", "zone=a")
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture(scope="module")
