@@ -414,6 +414,23 @@ TEST_F(SessionStory, progress_is_said_at_most_four_times_a_second_and_the_newest
   EXPECT_EQ(acts(), Lines{"send PROGRESS 1.1 3/10"});
 }
 
+TEST_F(SessionStory, the_last_progress_goes_before_the_end_however_soon_that_comes) {
+  connect();
+  assign(1, grant(1), "train.detector", 2);
+  start(grant(1));
+  session->job_progress({grant(1), 9, 10, {}});
+  quietly();
+  session->job_progress({grant(1), 10, 10, {}});
+  finish(grant(1));
+  const Lines lines = acts();
+  const auto progress = std::find(lines.begin(), lines.end(), "send PROGRESS 1.1 10/10");
+  const auto ended = std::find(lines.begin(), lines.end(), "send ENDED [1.1=succeeded]");
+  EXPECT_TRUE(progress < ended && ended != lines.end()) << testing::PrintToString(lines);
+  quietly();
+  live(1s);
+  for (const std::string& line : acts()) EXPECT_EQ(line.find("PROGRESS"), std::string::npos) << "once";
+}
+
 TEST_F(SessionStory, a_log_is_passed_on_while_there_is_a_broker_and_a_job) {
   connect();
   assign(1, grant(1), "command", 2);

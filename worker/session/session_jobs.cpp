@@ -298,6 +298,8 @@ void Session::flush_ended(Instant now, Actions& out) {
     if (!held.can_be_said()) continue;
     if (message.items.size() == kLimits.items_max || (!body.empty() && body.size() + held.body.size() > kLimits.frame_bytes_max)) send();
     held.said = now;
+    if (held.progress) out.emplace_back(Send{std::move(*held.progress), 0, {}});   // its last figures, before there is nobody they are of
+    held.progress.reset();
     message.items.push_back(held.end);
     body += held.body;
     grants.push_back(grant);
