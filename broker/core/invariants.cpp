@@ -1,4 +1,4 @@
-// invariants.cpp - every invariant, in full: for tests, the simulator and `gpuq fsck`, not for the hot path.
+// invariants.cpp - every invariant, in full: for tests and the simulator, not for the hot path.
 #include <algorithm>
 
 #include "broker/core/placement.h"
