@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "broker/shell/daemon.h"
+#include "broker/shell/fsck.h"
 #include "common/log.h"
 
 int main(int argc, char** argv) {
@@ -16,7 +17,7 @@ int main(int argc, char** argv) {
   }
   if (!*options) return 0;
   try {
-    return gq::broker::run_daemon(**options);
+    return (*options)->fsck ? gq::broker::run_fsck(**options) : gq::broker::run_daemon(**options);
   } catch (const std::exception& broken) {   // nothing of ours throws; a broker never dies silently
     std::fprintf(stderr, "error[INTERNAL]: %s\n  next: report this with the lines above\n", broken.what());
     return gq::exit_code(gq::Errc::internal);

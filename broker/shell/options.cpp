@@ -119,6 +119,12 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   app.add_option("--timing", timings, "NAME=DURATION, for tests; see limits.h");
   app.add_flag("--memory-store", options.memory_store, "For tests: NOTHING IS DURABLE");
   app.add_option("--ready-fd", options.ready_fd, "Write one JSON line with the endpoints to this descriptor once serving");
+  FsckOptions fsck;
+  CLI::App* fsck_command = app.add_subcommand("fsck", "Is the data whole? Looks at every record, set and blob that --data-dir or --redis holds, while no broker runs. Exit 1: there is damage");
+  fsck_command->fallthrough();   // --data-dir and the others may stand behind it
+  fsck_command->add_flag("--repair", fsck.repair, "File jobs where they belong; put aside what cannot be read. Nothing is deleted");
+  fsck_command->add_flag("--deep", fsck.deep, "Read every blob, and try the whole queue in a scheduler");
+  fsck_command->add_flag("--json", fsck.json, "One object instead of lines");
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& asked) {
@@ -127,6 +133,7 @@ Result<std::optional<Options>> parse_options(int argc, const char* const* argv) 
   } catch (const CLI::ParseError& error) {
     return fail(Errc::usage, error.what(), "gpuq-broker --help");
   }
+  if (fsck_command->parsed()) options.fsck = fsck;
   std::vector<Flag> flags = set.given();
   if (!lease_option->empty()) flags.push_back({"broker.timing.lease", lease, "--lease"});
   if (!grace_option->empty()) flags.push_back({"broker.timing.restart_grace", restart_grace, "--restart-grace"});

@@ -15,6 +15,11 @@
 
 namespace gq::broker {
 
+/// `gpuq-broker fsck`: look at the data instead of serving it.
+struct FsckOptions {
+  bool repair{}, deep{}, json{};
+};
+
 struct Options {
   std::string data_dir;                                    ///< $XDG_STATE_HOME/gpuq or ~/.local/state/gpuq
   std::string redis;                                       ///< empty = a managed child in the data directory
@@ -32,6 +37,7 @@ struct Options {
   bool memory_store = false;
   int ready_fd = -1;
   Timing timing{};
+  std::optional<FsckOptions> fsck;
   std::shared_ptr<policy::PolicySource> policy;            ///< never empty
 };
 

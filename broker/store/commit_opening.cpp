@@ -126,7 +126,7 @@ void CommitFsm::on_moved(Instant now, const std::vector<Reply>& replies, Actions
       if (batch.is(Type::error) && transient(classify(batch.text).code))
         return trouble(now, classify(batch.text), false, out);
       const Error why{Errc::redis_corrupt, "key " + keys_.batch + " holds no batch number",
-                      "restore Redis' data directory from a backup"};
+                      "gpuq fsck --repair, or restore Redis' data directory from a backup"};
       return opening_ ? trouble(now, why, true, out) : depose(why, out);
     }
     applied_number = *number;

@@ -19,7 +19,7 @@ void ImageLoader::fail_with(Error why) {
 }
 void ImageLoader::corrupt(const std::string& key, const std::string& why) {
   fail_with({Errc::redis_corrupt, "key " + key + ": " + why,
-             "restore Redis' data directory from a backup, or remove what is odd by hand"});
+             "gpuq fsck tells all that is odd and, with --repair, puts it aside; or restore Redis' data directory from a backup"});
 }
 
 bool ImageLoader::refused(const Reply& reply, Reply::Type wanted, const std::string& key) {

@@ -78,7 +78,7 @@ void add_keys(CLI::App& app, Cli& cli);
 void add_models(CLI::App& app, Cli& cli);
 void add_doctor(CLI::App& app, Cli& cli);
 void add_up(CLI::App& app, Cli& cli);
-void add_launch(CLI::App& app, Cli& cli);           // demo bench version completion
+void add_launch(CLI::App& app, Cli& cli);           // demo bench fsck version completion
 
 /// Turns ctrl-C into a flag; a second one ends the program. Reset per command.
 void watch_interrupts();

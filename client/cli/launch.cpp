@@ -1,4 +1,4 @@
-// launch.cpp - demo and bench (programs of their own), version, completion.
+// launch.cpp - demo, bench and fsck (programs of their own), version, completion.
 #include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstring>
@@ -38,6 +38,20 @@ std::string joined(const std::vector<std::string>& words) {
   for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
   return text;
 }
+
+/// The broker's own fsck, on the data that `gpuq up` keeps unless told otherwise.
+struct FsckWords {
+  std::string data_dir, redis, space, config;
+  bool repair{}, deep{};
+  [[nodiscard]] std::vector<std::string> argv(bool json) const {
+    std::vector<std::string> words{"fsck"};
+    for (const auto& [flag, value] : {std::pair<const char*, const std::string*>{"--data-dir", &data_dir}, {"--redis", &redis}, {"--namespace", &space}, {"--config", &config}})
+      if (!value->empty()) words.insert(words.end(), {flag, *value});
+    for (const auto& [flag, given] : {std::pair{"--repair", repair}, {"--deep", deep}, {"--json", json}})
+      if (given) words.emplace_back(flag);
+    return words;
+  }
+};
 
 struct Words { std::string name; std::string next; };   ///< of one command: what may follow
 
@@ -90,6 +104,15 @@ void add_launch(CLI::App& app, Cli& cli) {
       cli.action = [name, rest] { return hand_over(std::string("gpuq-") + name, rest); };
     });
   }
+  auto fsck = std::make_shared<FsckWords>();
+  CLI::App* check = app.add_subcommand("fsck", "is the data of a broker that does not run whole? exit 1: no");
+  check->add_option("--data-dir", fsck->data_dir, "the broker's; unless told otherwise, that of gpuq up");
+  check->add_option("--redis", fsck->redis, "the broker's, when it has one of its own");
+  check->add_option("--namespace", fsck->space, "in that Redis (default)");
+  check->add_option("--config", fsck->config, "the broker's gpuq.toml: its [broker] section names all of these");
+  check->add_flag("--repair", fsck->repair, "file jobs where they belong, put aside what cannot be read; nothing is deleted");
+  check->add_flag("--deep", fsck->deep, "read every blob, and try the whole queue in a scheduler");
+  check->callback([&cli, fsck] { cli.action = [&cli, fsck] { return hand_over("gpuq-broker", fsck->argv(cli.is_json())); }; });
   CLI::App* version = app.add_subcommand("version", "of this gpuq");
   version->callback([&cli] {
     cli.action = [&cli] {

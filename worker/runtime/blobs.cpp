@@ -165,7 +165,7 @@ void Blobs::got(const std::shared_ptr<Get>& get, const wire::BlobGetReply& reply
   if (body.size() != chunk_bytes_ && get->received < *get->total && get->ids.empty()) get->asked = get->received;
   if (get->received < *get->total) return pump(get);
   if (get->hash.finish() != get->digest)
-    return finish(get, fail(Errc::unknown_blob, "blob " + to_string(get->digest).substr(0, 12) + " arrived with other content than its name says", "the broker's disk may be damaged: look at its host's kernel log, restore blobs/ from a backup"));
+    return finish(get, fail(Errc::unknown_blob, "blob " + to_string(get->digest).substr(0, 12) + " arrived with other content than its name says", "the broker's disk may be damaged: stop it and run there: gpuq fsck --deep"));
   ::fchmod(get->fd, 0400);
   if (::rename(get->temporary.c_str(), path_of(get->digest).c_str()) != 0) return finish(get, tl::unexpected(disk_error("keeping a fetched blob")));
   finish(get, remember(get->digest, get->received));
