@@ -163,7 +163,7 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   a.body_bytes = job.body_bytes;
   a.owner = texts[job.owner];
   a.pause_for = config.policy.pauses_for(a.needs.job_class, a.needs.on_preempt);
-  if (const Extra* x = extra(job)) a.resume = x->checkpoint;
+  if (const Extra* x = extra(job)) a.resume = x->checkpoint, a.after = x->after;
 }
 
 }  // namespace gq::core

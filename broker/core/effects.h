@@ -65,6 +65,7 @@ struct Assign {
   std::uint32_t body_bytes{};
   std::string owner;
   std::uint8_t pause_for{};          ///< bit n: held by its worker while JobClass n has work on its device
+  std::vector<JobId> after;          ///< the jobs it came after: their results are inputs
   bool operator==(const Assign&) const = default;
 };
 struct Preempt { PeerId peer; std::uint64_t number{}; Grant grant; std::string reason; Duration deadline{}; bool operator==(const Preempt&) const = default; };

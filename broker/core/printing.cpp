@@ -109,6 +109,7 @@ void print(std::ostream& out, const Assign& m) {
   if (!m.model.name.empty()) out << " model=" << m.model.name << '@' << m.model.version;
   if (!m.resume.blob.empty()) out << " resume@" << m.resume.step;
   if (m.pause_for != 0) out << " pauses_for=" << int{m.pause_for};
+  for (const JobId& parent : m.after) out << " after=" << parent;
 }
 void print(std::ostream& out, const Preempt& m) { out << "preempt no " << m.number << " to " << m.peer << ": " << m.grant << " (" << m.reason << ')'; }
 void print(std::ostream& out, const Cancel& m) { out << "cancel no " << m.number << " to " << m.peer << ": " << m.grant << " (" << m.reason << ')'; }

@@ -109,6 +109,7 @@ struct Broker::State {
   void on_status(Peer& peer, std::uint64_t request, const wire::StatusQuery& query);
   void on_list(Peer& peer, std::uint64_t request, wire::ListQuery&& query);
   void on_result(Peer& peer, std::uint64_t request, const wire::ResultQuery& query);
+  void on_parent_result(Peer& peer, std::uint64_t request, const wire::ResultQuery& query);
   void on_log_query(Peer& peer, std::uint64_t request, const wire::LogQuery& query);
   void on_model_push(Peer& peer, std::uint64_t request, wire::ModelPush&& push);
   void on_model_command(Peer& peer, std::uint64_t request, wire::ModelCommand&& command);

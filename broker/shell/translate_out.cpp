@@ -93,6 +93,7 @@ wire::AssignItem to_wire(core::Assign&& a) {
   item.resume_step = a.resume.step;
   item.owner = std::move(a.owner);
   item.pause_for = a.pause_for;
+  item.after = std::move(a.after);
   return item;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "broker/shell/broker_state.h"
+#include "common/config/clock.h"
 #include "common/log.h"
 
 namespace gq::broker {
@@ -45,6 +46,7 @@ void Broker::State::on_worker(Peer& peer, wire::Decoded&& decoded, std::string_v
                      return refuse(peer, request, {Errc::unknown_blob, "checkpoint blob " + to_string(m.blob) + " is not stored", "upload it, then say so again"});
                    step(core::CheckpointSaved{peer.id, to_core(m.grant), {m.blob, m.step}});
                  },
+                 [&](wire::ResultQuery& m) { on_parent_result(peer, request, m); },
                  [&](wire::MemoryReleased& m) { step(core::MemoryReleased{peer.id, to_core(m.grant)}); },
                  [&](wire::Goodbye&) {
                    log::info("worker_goodbye", {{"worker", peer.name}});
@@ -80,6 +82,16 @@ void Broker::State::on_beat(Peer& peer, std::uint64_t request, wire::WorkerBeat&
   auto event = to_core(std::move(beat), peer.id);
   if (!event) return refuse(peer, request, event.error());
   step(std::move(*event));
+}
+
+/// A worker sees results only as inputs of what it runs.
+void Broker::State::on_parent_result(Peer& peer, std::uint64_t request, const wire::ResultQuery& query) {
+  const auto child = core->find(query.child, now());
+  const bool runs_here = child && is_granted(child->record.dynamic.state) && child->record.dynamic.worker == peer.name;
+  const bool came_after = runs_here && std::find(child->record.fixed.after.begin(), child->record.fixed.after.end(), query.job) != child->record.fixed.after.end();
+  if (!came_after)
+    return refuse(peer, request, {Errc::refused, "job " + to_string(query.child) + ", granted to worker " + peer.name + ", did not come after job " + to_string(query.job), "a worker reads results of its jobs' parents only"});
+  on_result(peer, request, query);
 }
 
 /// A result that names an unknown blob is refused and sent again; its neighbours are taken.

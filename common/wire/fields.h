@@ -48,7 +48,7 @@ GQ_SHAPE(NotifyItem, array, F(id), FMAX(state, kStateMax), F(attempt), F(payload
          F(device), F(model_version), F(code), F(what), F(blobs))
 GQ_SHAPE(Notify, array, FMAX(items, kItemsMax))
 GQ_SHAPE(AssignItem, array, F(number), F(grant), F(lane), F(kind), F(payload_bytes), FMAX(job_class, kClassMax), FMAX(priority, 9), F(devices),
-         F(granted_mib), FMAX(on_preempt, kOnPreemptMax), F(exclusive), F(timeout_us), F(owner), F(model), F(resume), F(resume_step), F(pause_for))
+         F(granted_mib), FMAX(on_preempt, kOnPreemptMax), F(exclusive), F(timeout_us), F(owner), F(model), F(resume), F(resume_step), F(pause_for), FMAX(after, kItemsMax))
 GQ_SHAPE(Assign, array, F(term), FMAX(items, kItemsMax))
 GQ_SHAPE(Started, array, FMAX(grants, kItemsMax))
 GQ_SHAPE(EndedItem, array, F(grant), FMAX(outcome, kOutcomeMax), F(started), F(payload_bytes), F(code), F(what), F(blobs), F(checkpoint),
@@ -100,7 +100,7 @@ GQ_SHAPE(ModelRemove, map, F(name), F(version))
 GQ_SHAPE(ModelReply, map, F(model))
 GQ_SHAPE(ModelsQuery, map)
 GQ_SHAPE(ModelsReply, map, F(models))
-GQ_SHAPE(ResultQuery, map, F(job))
+GQ_SHAPE(ResultQuery, map, F(job), F(child))
 GQ_SHAPE(ResultReply, map, F(item))
 GQ_SHAPE(TopQuery, map)
 GQ_SHAPE(TopReply, map, F(broker_version), F(store), F(space), F(term), F(uptime_ms), F(by_class_and_state), F(submitted), F(succeeded),

@@ -127,7 +127,7 @@ struct ModelCommand { std::string verb, name, version, condition; bool operator=
 struct ModelReply { Model model; bool operator==(const ModelReply&) const = default; };
 struct ModelsQuery { bool operator==(const ModelsQuery&) const = default; };
 struct ModelsReply { std::vector<Model> models; bool operator==(const ModelsReply&) const = default; };
-struct ResultQuery { JobId job; bool operator==(const ResultQuery&) const = default; };
+struct ResultQuery { JobId job, child; bool operator==(const ResultQuery&) const = default; };
 struct ResultReply { NotifyItem item; bool operator==(const ResultReply&) const = default; };                                           ///< payload as in Notify; a not yet final job answers Failure UNAVAILABLE
 struct TopQuery { bool operator==(const TopQuery&) const = default; };
 struct TopReply {
@@ -172,6 +172,7 @@ struct AssignItem {
   std::uint64_t number{}; Grant grant; std::uint16_t lane{}; std::vector<std::string> devices; std::int64_t granted_mib{}; std::string kind; std::uint8_t job_class{}, priority{}, on_preempt{};
   bool exclusive{}; std::int64_t timeout_us{}; Model model; BlobDigest resume; std::uint64_t resume_step{}; std::string owner; std::uint32_t payload_bytes{};
   std::uint8_t pause_for{};   ///< bit n: to be held while JobClass n has work on one of its devices here
+  std::vector<JobId> after;   ///< the jobs it came after
   bool operator==(const AssignItem&) const = default;
 };
 struct Assign { Term term{}; std::vector<AssignItem> items; bool operator==(const Assign&) const = default; };

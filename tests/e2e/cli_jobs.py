@@ -72,6 +72,13 @@ class Jobs(UpStory):
         one, two = self.lines(ran)
         self.assertGreaterEqual(two["started_ms"], one["ended_ms"])
 
+    def test_what_a_job_brought_is_there_for_those_that_come_after_it(self):
+        first = self.submitted("--", "sh", "-c", "mkdir $GPUQ_OUTPUT_DIR/d; echo from the first > $GPUQ_OUTPUT_DIR/d/f")
+        second = self.submitted("--after", first, "--", "sh", "-c", f"cp $GPUQ_INPUT_DIR/{first}/d/f $GPUQ_OUTPUT_DIR/g")
+        third = self.submitted("--after", second, "--after", first, "--", "sh", "-c", f"cat $GPUQ_INPUT_DIR/{second}/g $GPUQ_INPUT_DIR/{first}/d/f")
+        self.assert_ran(self.gpuq("wait", third))
+        self.assertEqual(self.gpuq("logs", third).stdout, "from the first\nfrom the first\n")
+
     def test_lists_status_top_and_workers_in_every_format(self):
         job = self.submitted("sleep", "--set", "ms=1", "--label", "for the list")
         self.assert_ran(self.gpuq("wait", job))

@@ -42,6 +42,28 @@ TEST_F(BrokerLife, an_echo_job_goes_from_client_to_worker_and_back) {
   EXPECT_EQ(client->last_body, "hello back") << "read again from the store";
 }
 
+TEST_F(BrokerLife, a_worker_reads_the_results_of_its_jobs_parents_and_no_others) {
+  worker->hello();
+  const auto parent = running_job(new_job_id()), stranger = running_job(new_job_id());
+  for (const auto& assigned : {parent, stranger}) EXPECT_EQ(worker->end(assigned.grant, "result of " + to_string(assigned.grant.job)), 0);
+  auto item = echo_job(new_job_id());
+  item.after = {parent.grant.job};
+  client->submit({item});
+  const auto child = worker->next_assignment();
+  EXPECT_EQ(child.after, (std::vector{parent.grant.job}));
+  EXPECT_EQ(worker->ask<wire::ResultReply>(wire::ResultQuery{parent.grant.job, item.id}).item.id, parent.grant.job);
+  EXPECT_EQ(worker->last_body, "result of " + to_string(parent.grant.job));
+
+  const auto refused = worker->ask<wire::Failure>(wire::ResultQuery{stranger.grant.job, item.id});
+  EXPECT_EQ(refused.code, "REFUSED") << "no parent of it";
+  EXPECT_EQ(worker->ask<wire::Failure>(wire::ResultQuery{parent.grant.job, {}}).code, "REFUSED");
+  const auto other = new_worker("bert");
+  other->hello();
+  EXPECT_EQ(other->ask<wire::Failure>(wire::ResultQuery{parent.grant.job, item.id}).code, "REFUSED") << "the child runs elsewhere";
+  EXPECT_EQ(worker->end(child.grant), 0);
+  EXPECT_EQ(worker->ask<wire::Failure>(wire::ResultQuery{parent.grant.job, item.id}).code, "REFUSED") << "it runs no longer";
+}
+
 TEST_F(BrokerLife, a_waiting_job_can_be_looked_at_from_all_sides_and_cancelled) {
   const JobId job = new_job_id();
   auto item = echo_job(job);

@@ -140,6 +140,43 @@ TEST_F(WorkerLife, inputs_lie_in_the_input_folder_small_and_large) {
   EXPECT_EQ(final_of(submit(again, body)).parts.at("gpuq-log.txt"), "few bytes700000\n") << "the cached copy is not the job's to change";
 }
 
+TEST_F(WorkerLife, what_its_parents_brought_lies_in_folders_of_their_names) {
+  start_worker();
+  const JobId small = shell("mkdir $GPUQ_OUTPUT_DIR/a; echo hello > $GPUQ_OUTPUT_DIR/a/x; echo printed");
+  const JobId large = shell("head -c 700000 /dev/zero > $GPUQ_OUTPUT_DIR/big");
+  const JobId nothing = submit(job("sleep"));
+  auto child = job("command");
+  child.after = {small, large, nothing};
+  wire::JobBody body;
+  body.parts.push_back({"own", "", "mine", {}, 0, ""});
+  body.argv = {"/bin/sh", "-c", "cd $GPUQ_INPUT_DIR && cat own $1/a/x && wc -c < $2/big && find . -type f | wc -l && ls -d $3 && echo more >> $1/a/x", "sh", to_string(small), to_string(large), to_string(nothing)};
+  const Final end = final_of(submit(child, body));
+  ASSERT_EQ(end.state, JobState::succeeded) << end.what;
+  EXPECT_EQ(end.parts.at("gpuq-log.txt"), "minehello\n700000\n3\n" + to_string(nothing) + "\n") << "the parents' logs are no inputs";
+
+  auto other_kind = job("echo");   // takes no files: asks for none
+  other_kind.after = {small};
+  EXPECT_EQ(final_of(submit(other_kind)).state, JobState::succeeded);
+}
+
+struct WorkerOfAForgetfulBroker : WorkerStory {
+  WorkerOfAForgetfulBroker() { policy = {"--timing", "result-retention=300ms"}; }
+};
+
+TEST_F(WorkerOfAForgetfulBroker, a_parent_whose_result_is_gone_fails_its_child_with_the_reason) {
+  start_worker();
+  const JobId parent = shell("echo x > $GPUQ_OUTPUT_DIR/x");
+  loop.until([&] { return client->status(parent).code == "RESULT_EXPIRED"; }, "the result to be dropped by age");
+  auto child = job("command");
+  child.after = {parent};
+  wire::JobBody body;
+  body.argv = {"true"};
+  const Final end = final_of(submit(child, body));
+  EXPECT_EQ(end.state, JobState::failed);
+  EXPECT_EQ(end.code, "RESULT_EXPIRED");
+  EXPECT_NE(end.what.find(to_string(parent)), std::string::npos) << end.what;
+}
+
 TEST_F(WorkerLife, what_cannot_start_fails_for_good_with_a_reason) {
   start_worker();
   struct Case { std::vector<std::string> argv; std::string cwd; std::string code; };

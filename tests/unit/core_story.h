@@ -262,6 +262,13 @@ class Story : public ::testing::Test {
         if (d.report.uuid == uuid) return d;
     return {};
   }
+  /// What this job's worker was told since effects() were last asked for.
+  std::optional<Assign> assignment(JobId job) {
+    for (const Effect& effect : effects())
+      if (const auto* s = std::get_if<Send>(&effect))
+        if (const auto* a = std::get_if<Assign>(&s->message); a != nullptr && a->grant.job == job) return *a;
+    return std::nullopt;
+  }
   std::vector<JobId> assigned_now() {
     std::vector<JobId> ids;
     for (const Effect& e : effects())
@@ -315,6 +322,7 @@ class Story : public ::testing::Test {
     const JobDynamic& d = expected_[job];
     Assign a{peers[to], number, {job, d.attempt, d.nonce}, lane, d.devices, d.granted, {}, d.checkpoint, f.needs,
              f.priority, f.timeout, f.body_bytes, f.owner};
+    a.after = f.after;
     if (change) change(a);
     return Send{a};
   }

@@ -77,6 +77,9 @@ TEST_F(Submit, a_job_after_others_starts_when_the_last_has_succeeded) {
   expect_reload_is_the_same();
   ends(anna, two, Outcome::succeeded);
   EXPECT_EQ(state(child), JobState::running);
+  const auto told = assignment(child);
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->after, (std::vector{one, two})) << "its worker fetches what they brought";
   const auto late = submitted(with(item(4, "echo"), [&](SubmitItem& i) { i.fixed.after = {one, two}; }));
   EXPECT_EQ(state(late), JobState::running) << "both have succeeded already";
 }

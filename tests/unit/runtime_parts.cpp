@@ -14,6 +14,7 @@
 #include "worker/runtime/devices.h"
 #include "worker/runtime/job_log.h"
 #include "worker/runtime/nvml.h"
+#include "worker/runtime/parents.h"
 #include "worker/runtime/process.h"
 
 namespace gq::worker {
@@ -250,6 +251,65 @@ TEST_F(FakeDriver, auto_takes_every_card_and_a_list_takes_exactly_those) {
 TEST(CpuDevice, counts_the_resident_memory_of_our_groups) {
   const auto use = resident_mib_by_group({::getpgrp()});
   EXPECT_GT(use.at(::getpgrp()), 0);
+}
+
+TEST(ParentResults, a_question_lives_until_it_is_answered) {
+  std::vector<std::uint64_t> said;
+  bool link = true;
+  ParentResults results([&](const wire::Message& message, std::uint64_t id, std::string_view) {
+    EXPECT_EQ(std::get<wire::ResultQuery>(message), (wire::ResultQuery{{1, 2}, {3, 4}}));
+    if (link) said.push_back(id);
+    return link;
+  });
+  std::vector<Result<std::string>> answers;
+  results.ask({1, 2}, {3, 4}, [&](Result<std::string> got) { answers.push_back(std::move(got)); });
+  EXPECT_TRUE(said.empty()) << "there is no link yet";
+  results.link_up();
+  ASSERT_EQ(said.size(), 1U);
+  const std::uint64_t id = said[0];
+  EXPECT_NE(id & ParentResults::kIdBit, 0U);
+
+  results.link_down();
+  results.tick();
+  EXPECT_EQ(said.size(), 1U);
+  results.link_up();
+  EXPECT_EQ(said.size(), 2U) << "asked again over the new link";
+  results.received(id, wire::Failure{"UNAVAILABLE", "the broker reads its image", ""}, {});
+  results.tick();
+  EXPECT_EQ(said.size(), 3U) << "and when the broker was not ready";
+  for (int second = 0; second < 9; ++second) results.tick();
+  EXPECT_EQ(said.size(), 3U);
+  results.tick();
+  EXPECT_EQ(said.size(), 4U) << "and after silence";
+  link = false;
+  for (int second = 0; second < 10; ++second) results.tick();
+  link = true;
+  results.tick();
+  EXPECT_EQ(said.size(), 5U) << "and when it could not leave";
+
+  results.received(id, wire::ResultReply{}, "result");
+  results.received(id, wire::ResultReply{}, "result");   // to the question asked twice
+  ASSERT_EQ(answers.size(), 1U);
+  EXPECT_EQ(answers[0].value(), "result");
+  results.tick();
+  EXPECT_EQ(said.size(), 5U);
+}
+
+TEST(ParentResults, a_refusal_and_a_dropped_result_are_answers) {
+  std::vector<std::uint64_t> said;
+  ParentResults results([&](const wire::Message&, std::uint64_t id, std::string_view) { return said.push_back(id), true; });
+  results.link_up();
+  std::vector<Errc> codes;
+  const auto answered = [&](const Result<std::string>& got) { codes.push_back(got.error().code); };
+  results.ask({1, 2}, {3, 4}, answered);
+  results.received(said.back(), wire::Failure{"REFUSED", "not yours", ""}, {});
+  results.ask({1, 2}, {3, 4}, answered);
+  wire::ResultReply dropped;
+  dropped.item.code = "RESULT_EXPIRED";
+  results.received(said.back(), dropped, {});
+  results.ask({1, 2}, {3, 4}, answered);
+  results.received(said.back(), wire::Failure{"A_CODE_OF_TOMORROW", "", ""}, {});
+  EXPECT_EQ(codes, (std::vector{Errc::refused, Errc::result_expired, Errc::internal}));
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 #include <span>
 
 #include "common/config/folder_identity.h"
+#include "worker/runtime/job_log.h"
+#include "worker/runtime/parents.h"
 
 namespace gq::worker {
 namespace {
@@ -71,12 +73,24 @@ void gather(const Job& job, ChildContext& context, std::function<void(Result<std
   auto progress = std::make_shared<Progress>();
   progress->done = std::move(done);
   progress->gathered->body = std::move(*body);
-  const auto want = [&](const BlobDigest& digest, std::function<void(Pinned)> put) {
+  const auto want = [progress, &blobs = context.blobs](const BlobDigest& digest, std::function<void(Pinned)> put) {
     ++progress->open;
-    context.blobs.fetch(digest, [progress, put = std::move(put)](Result<Pinned> file) {
+    blobs.fetch(digest, [progress, put = std::move(put)](Result<Pinned> file) {
       if (!file) return progress->broke(file.error());
       put(std::move(*file));
       progress->arrived();
+    });
+  };
+  const auto share = [progress, &context](const wire::Part& part, const std::string& name, bool needed) {
+    ++progress->open;
+    asio::post(context.disk, [progress, &io = context.io, &shares = context.shares, part, name, needed] {   // a share may be a slow network's
+      auto file = open_shared(part, shares);
+      asio::post(io, [progress, name, needed, file = std::move(file)]() mutable {
+        if (!file && needed) return progress->broke(file.error());
+        if (file) progress->gathered->shared[name] = std::move(*file);
+        else progress->gathered->left_out.push_back(name + " is not in GPUQ_INPUT_DIR: " + file.error().what);
+        progress->arrived();
+      });
     });
   };
   Gathered& gathered = *progress->gathered;
@@ -90,19 +104,26 @@ void gather(const Job& job, ChildContext& context, std::function<void(Result<std
       want(part.blob, [&gathered, at = packs - 1](Pinned file) { gathered.snapshot[at] = std::move(file); });
       continue;
     }
-    if (!part.share.empty()) {
-      ++progress->open;
-      asio::post(context.disk, [progress, &io = context.io, &shares = context.shares, part] {   // a share may be a slow network's
-        auto file = open_shared(part, shares);
-        asio::post(io, [progress, name = part.name, file = std::move(file)]() mutable {
-          if (!file) return progress->broke(file.error());
-          progress->gathered->shared[name] = std::move(*file);
-          progress->arrived();
-        });
-      });
-    }
+    if (!part.share.empty()) share(part, part.name, true);
     if (!part.blob.empty()) want(part.blob, [&gathered, name = part.name](Pinned file) { gathered.files[name] = std::move(file); });
   }
+  if (job.item.kind == "command")
+    for (const JobId& parent : job.item.after) {
+      ++progress->open;
+      context.parents.ask(parent, job.item.grant.job, [progress, parent, share, want](Result<std::string> result) {
+        if (!result) return progress->broke({result.error().code, "the result of job " + to_string(parent) + ", which it came after: " + result.error().what, result.error().next});
+        auto brought = result->empty() ? Result<wire::ResultBody>(wire::ResultBody{}) : wire::decode_result_body(std::as_bytes(std::span(*result)));
+        if (!brought) return progress->broke(brought.error());
+        std::erase_if(brought->parts, [](const wire::Part& part) { return JobLog::is_log(part.name); });
+        for (const wire::Part& part : brought->parts) {
+          const std::string name = to_string(parent) + "/" + part.name;
+          if (!part.share.empty()) share(part, name, false);   // who wrote there may have been on another host
+          if (!part.blob.empty()) want(part.blob, [progress, name](Pinned file) { progress->gathered->files[name] = std::move(file); });
+        }
+        progress->gathered->parents.emplace_back(parent, std::move(*brought));
+        progress->arrived();
+      });
+    }
   if (!job.item.resume.empty()) want(job.item.resume, [&gathered](Pinned file) { gathered.resume = std::move(file); });
   progress->arrived();
 }

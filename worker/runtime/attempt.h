@@ -40,9 +40,11 @@ class AttemptFolder {
 /// What a job needs from the blob store and from shares before it can start.
 struct Gathered {
   wire::JobBody body;
-  std::map<std::string, Pinned> files;   ///< by part name
+  std::map<std::string, Pinned> files;   ///< by part name; of a parent: "PARENT/part name", so too in `shared`
   std::map<std::string, files::SharedFilePtr> shared;   ///< by part name: open as long as this lives
   Pinned resume;                         ///< null = from the beginning
+  std::vector<std::pair<JobId, wire::ResultBody>> parents;   ///< of a command: what the jobs it came after brought, their logs left out
+  std::vector<std::string> left_out;                         ///< of it, with the reason: for the job's log
   std::vector<Pinned> snapshot;          ///< packs of the working directory, in order; empty where the submitter's own folder is seen
   bool sees_cwd{};                       ///< body.cwd here is the folder that the submitter meant
   /// Where this part lies; empty = inline.

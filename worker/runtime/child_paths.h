@@ -12,6 +12,7 @@ namespace gq::worker {
 class Processes;
 class Devices;
 class Blobs;
+class ParentResults;
 class Reports;
 class Allotments;
 class Pauses;
@@ -26,6 +27,7 @@ struct ChildContext {
   Processes& processes;
   Devices& devices;
   Blobs& blobs;
+  ParentResults& parents;
   asio::thread_pool& disk;
   Reports& reports;
   Allotments& allotments;

@@ -3,7 +3,8 @@
 // The job sees: PATH, VIRTUAL_ENV, CONDA_PREFIX, LANG (the worker's, unless submitted), what was submitted, and
 //   GPUQ_JOB_ID GPUQ_ATTEMPT GPUQ_CHECKPOINT_DIR GPUQ_OUTPUT_DIR GPUQ_INPUT_DIR GPUQ_VRAM_MIB GPUQ_RESUME_FROM (when there is a
 //   checkpoint: the folder it left, also the content of GPUQ_CHECKPOINT_DIR) GPUQ_PROGRESS_FD CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER
-// and nothing else. GPUQ_PROGRESS_FD takes lines: {"step":1,"total":10,"loss":0.5} or step=1 total=10 loss=0.5; numbers only. The
+// and nothing else. GPUQ_INPUT_DIR holds its parts by name, and PARENT_ID/… what each job it came after brought, logs left out.
+// GPUQ_PROGRESS_FD takes lines: {"step":1,"total":10,"loss":0.5} or step=1 total=10 loss=0.5; numbers only. The
 // key "checkpoint" with a value other than 0 stores GPUQ_CHECKPOINT_DIR as it is then, as the place to resume from.
 //
 // It runs in the folder it was submitted from where this worker sees that very folder, else in a copy that came along (--workdir), else

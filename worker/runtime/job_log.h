@@ -30,6 +30,7 @@ class JobLog {
   [[nodiscard]] std::string last_lines() const;
   /// Log files as artefacts ("gpuq-log.txt"); none when nothing was printed.
   [[nodiscard]] std::vector<Output::Item> as_items() const;
+  static bool is_log(std::string_view artefact) { return artefact == "gpuq-log.txt" || artefact == "gpuq-log.1.txt"; }
 
  private:
   std::string path_;

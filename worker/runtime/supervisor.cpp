@@ -91,6 +91,7 @@ void Supervisor::turn() {
   if (at - blobs_ticked_ >= 1s) {
     blobs_ticked_ = at;
     blobs_->tick();
+    parents_->tick();
   }
   session_->tick(at, actions_);
   perform();
@@ -126,6 +127,7 @@ void Supervisor::connect() {
   handlers.disconnected = [this, current] {
     if (!current()) return;
     blobs_->link_down();
+    parents_->link_down();
     session_->link_down(now().steady, actions_);
     perform();
     schedule_turn();
@@ -150,6 +152,7 @@ void Supervisor::hang_up() {
   if (!port_) return;
   ++generation_;
   blobs_->link_down();
+  parents_->link_down();
   // We may be inside one of its callbacks: it goes when the loop is back at the top.
   asio::post(io_, [old = std::shared_ptr<net::DealerPort>(std::move(port_))] { old->close(); });
 }
@@ -177,6 +180,7 @@ void Supervisor::on_packet(net::Packet&& packet) {
     return;
   }
   if ((decoded->header.id & Blobs::kIdBit) != 0) return blobs_->received(decoded->header.id, decoded->message, packet.body);
+  if ((decoded->header.id & ParentResults::kIdBit) != 0) return parents_->received(decoded->header.id, decoded->message, packet.body);
   session_->received(now().steady, decoded->header, std::move(decoded->message), packet.body, actions_);
   perform();
 }
@@ -227,6 +231,7 @@ void Supervisor::perform(session::Action& action) {
                  [&](session::Welcomed& w) {
                    announce(w.terms);
                    blobs_->link_up(w.terms.blob_chunk_bytes);
+                   parents_->link_up();
                    schedule_turn();
                  },
                  [&](session::Note& n) {

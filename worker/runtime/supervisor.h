@@ -11,6 +11,7 @@
 #include "common/net/port.h"
 #include "worker/runtime/allotments.h"
 #include "worker/runtime/blobs.h"
+#include "worker/runtime/parents.h"
 #include "worker/runtime/devices.h"
 #include "worker/runtime/executor.h"
 #include "worker/runtime/journal.h"
@@ -86,6 +87,7 @@ class Supervisor final : public Reports {
   Pauses pauses_;
   files::Shares shares_;
   std::unique_ptr<Blobs> blobs_;
+  std::unique_ptr<ParentResults> parents_;
   std::unique_ptr<Journal> journal_;
   std::unordered_map<Grant, std::vector<Pinned>, GrantHash> pinned_;   ///< what the journal's entries name
   std::unique_ptr<session::Session> session_;

@@ -104,6 +104,7 @@ Result<void> Supervisor::prepare() {
   blobs_ = std::make_unique<Blobs>(
       io_, disk_, [this](wire::Message message, std::uint64_t id, std::string_view body) { return send(message, id, body); },
       options_.scratch + "/cache", options_.cache_bytes);
+  parents_ = std::make_unique<ParentResults>([this](wire::Message message, std::uint64_t id, std::string_view body) { return send(message, id, body); });
   journal_ = std::make_unique<Journal>(io_, disk_, options_.scratch + "/journal");
   make_executors();
   make_session();
@@ -120,7 +121,7 @@ void Supervisor::read_journal() {
 }
 
 void Supervisor::make_executors() {
-  const ChildContext context{io_, *processes_, *devices_, *blobs_, disk_, *this, *allotments_, pauses_, shares_, options_.scratch, options_.term_grace};
+  const ChildContext context{io_, *processes_, *devices_, *blobs_, *parents_, disk_, *this, *allotments_, pauses_, shares_, options_.scratch, options_.term_grace};
   echo_ = std::make_unique<Echo>(*this);
   sleep_ = std::make_unique<Sleep>(io_, *this, [] { return now().steady; });
   reserve_ = std::make_unique<Reserve>(io_, *this, [] { return now().steady; }, *devices_, *allotments_);

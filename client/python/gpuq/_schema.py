@@ -55,7 +55,7 @@ SCHEMA = """\
 30 ModelReply map model:Model
 31 ModelsQuery map
 32 ModelsReply map models:[Model]
-33 ResultQuery map job:bin16
+33 ResultQuery map job:bin16 child:bin16
 34 ResultReply map item:NotifyItem
 35 TopQuery map
 36 TopReply map broker_version:str store:str space:str term:u64 uptime_ms:i64 by_class_and_state:[[u64]] submitted:u64 succeeded:u64

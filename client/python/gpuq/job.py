@@ -38,7 +38,7 @@ job_id = os.environ.get("GPUQ_JOB_ID")
 attempt = int(os.environ.get("GPUQ_ATTEMPT") or 0)
 resume_from = os.environ.get("GPUQ_RESUME_FROM") or None     # None: begin at the beginning
 vram_mib = int(os.environ.get("GPUQ_VRAM_MIB") or 0)         # device memory granted; 0 = no limit known
-input_dir = os.environ.get("GPUQ_INPUT_DIR") or None         # the parts it was submitted with, as files
+input_dir = os.environ.get("GPUQ_INPUT_DIR") or None         # its parts as files; PARENT_ID/… is what a job it came after brought
 output_dir = os.environ.get("GPUQ_OUTPUT_DIR") or "."        # files here become the job's artefacts; outside gpuq: the current folder
 
 _asked = False              # to leave
