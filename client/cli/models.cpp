@@ -115,7 +115,7 @@ gpuq::Model push_folder(Cli& cli, const Arguments& a, std::int64_t budget_mib, b
   const std::size_t bytes = packed->size();
   const std::string blob = client.upload(*packed);
   Json about{{"entry", file->entry}, {"interpreter", file->interpreter}, {"kinds", file->kinds}, {"max_batch", file->max_batch}};
-  return client.push_model_from_blob(a.name, blob, bytes, "python", about.dump(), budget_mib != 0 ? budget_mib : file->vram.value, promote);
+  return client.push_model_from_blob(a.name, blob, bytes, "python", about.dump(), budget_mib != 0 ? budget_mib : file->budget().value, promote);
 }
 
 /// Loads it on some device beside the promoted one, so that nobody waits for it later, and one that cannot be loaded is never promoted.
@@ -301,7 +301,7 @@ void add_models(CLI::App& app, Cli& cli) {
   push->add_option("path", a->path, "the file, or a folder with model.toml")->option_text("PATH");
   push->add_option("--from", a->from, "the job that made it")->option_text("JOB");
   push->add_option("--part", a->part, "which part of its result (model)")->option_text("NAME");
-  push->add_option("--vram", a->vram, "what one needs on a device, context included")->option_text("SIZE");
+  push->add_option("--vram", a->vram, "what it needs on a device, contexts of all its instances included")->option_text("SIZE");
   push->add_flag("--no-promote", a->no_promote, "register it only; NAME goes on to mean what it means");
   const auto warming = [&](CLI::App* c) {
     c->add_flag("--no-warm", a->no_warm, "promote it without loading it first");

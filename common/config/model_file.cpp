@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "common/config/config.h"
+#include "common/vocabulary/job.h"
 
 namespace gq {
 namespace {
@@ -23,6 +24,7 @@ std::vector<Setting> settings() {
           {"kinds", SettingType::list, "infer", "infer, detect"},
           {"vram", SettingType::memory, "0MiB", "device memory"},
           {"max_batch", SettingType::number, "1", "requests in one call"},
+          {"instances", SettingType::number, "1", "processes per device"},
           {"setup_timeout", SettingType::duration, "2min", "of setup and warm-up"},
           {"warmup", SettingType::boolean, "true", "call warmup()"},
           {"env.*", SettingType::text, "", "environment"}};
@@ -57,6 +59,8 @@ Result<ModelFile> ModelFile::parse(std::string_view toml, const std::string& nam
   if (file.vram.value < 0) return bad(at("vram") + ": vram is negative", "vram = \"2GiB\"");
   file.max_batch = config->number("max_batch");
   if (file.max_batch < 1 || file.max_batch > kBatchMax) return bad(at("max_batch") + ": max_batch = " + std::to_string(file.max_batch) + " is not 1.." + std::to_string(kBatchMax), "1 = one request at a time");
+  file.instances = config->number("instances");
+  if (file.instances < 1 || file.instances > kInstancesMax) return bad(at("instances") + ": instances = " + std::to_string(file.instances) + " is not 1.." + std::to_string(kInstancesMax), "1 = one process on a device");
   file.setup_timeout = config->duration("setup_timeout");
   if (file.setup_timeout < std::chrono::seconds(1) || file.setup_timeout > std::chrono::hours(2)) return bad(at("setup_timeout") + ": setup_timeout is not 1s..2h", "setup_timeout = \"2min\"");
   file.warmup = config->boolean("warmup");
@@ -80,6 +84,11 @@ Result<ModelFile> ModelFile::read(const std::string& folder) {
   if (!fs::is_regular_file(folder + "/" + module + ".py", ec) && !fs::is_regular_file(folder + "/" + module + "/__init__.py", ec))
     return bad(path + ": entry = \"" + file->entry + "\", but there is neither " + module + ".py nor " + module + "/__init__.py", "put it into the folder, or correct the entry");
   return file;
+}
+
+Mib ModelFile::budget() const {
+  const Mib one = vram.value == 0 && instances > 1 ? kKinds[*kind_index("infer")].default_budget : vram;
+  return {one.value * instances};
 }
 
 Result<std::string> ModelFile::python() const {

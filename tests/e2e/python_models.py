@@ -52,6 +52,29 @@ class PythonModels(UpStory):
         self.assertEqual(self.gpuq("logs", "--model", version).stdout, log)
         self.assert_error(self.gpuq("logs", "--model", "nosuch"), 3, "UNKNOWN_MODEL")
 
+    def test_instances_of_a_model_work_side_by_side_and_a_killed_one_loses_no_request(self):
+        self.push("side", """
+            import os, time
+            class M:
+                def predict(self, requests):
+                    time.sleep(0.3)
+                    return [str(os.getpid()) for r in requests]
+            """, 'entry = "m:M"\ninstances = 3\nvram = "100MiB"\n')
+        self.infer("side", "warm it")
+        self.assertEqual([m["budget_mib"] for m in json.loads(self.gpuq("model", "list", "-o", "json").stdout)["models"] if m["name"] == "side"], [300])
+        processes = set()
+        for killed in (False, True):
+            jobs = [self.submitted("infer", "--model", "side", "--part", f"x={self.file('x', 'y')}") for _ in range(9)]
+            if killed:
+                until(lambda: self.status(jobs[2])["state"] == "running", "they run")
+                os.kill(max(self.children()), signal.SIGKILL)
+            for ended in self.lines(self.assert_ran(self.gpuq("wait", *jobs, "-o", "jsonl"))):
+                self.assertEqual(ended["state"], "succeeded", ended)
+                if not killed:
+                    processes.add(json.loads(self.gpuq("result", ended["id"], "-o", "json").stdout)["results"][0]["parts"][0]["text"])
+        self.assertEqual(len(processes), 3)
+        self.assertIn("of 3 was killed by signal 9", until(lambda: self.gpuq("logs", "--model", "side").stdout, "its log"))
+
     def test_an_error_in_predict_fails_its_request_with_the_place_and_the_log_has_the_traceback(self):
         self.push("picky", """
             class M:

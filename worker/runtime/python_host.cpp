@@ -93,7 +93,7 @@ Result<ChildProcess::Spec> ModelHosts::Host::python_spec() {
 }
 
 void ModelHosts::Host::add_python_fields(child::Frame& load) {
-  load.add("entry", std::string_view(about->entry)).add("max_batch", about->max_batch).add("warmup", std::int64_t{about->warmup});
+  load.add("entry", std::string_view(about->entry)).add("max_batch", about->max_batch).add("instances", about->instances).add("warmup", std::int64_t{about->warmup});
 }
 
 void ModelHosts::Host::expect_loaded() {

@@ -23,6 +23,7 @@ from typing import Any, Deque, Dict, List, Optional, Tuple  # noqa: E402
 
 from gpuq.serve import frames, values  # noqa: E402
 from gpuq.serve.frames import Frame, Link  # noqa: E402
+from gpuq.serve.instances import Fleet, LoadFailed  # noqa: E402
 
 CHANNEL = 3
 WHAT_BYTES = 300          # of an error, as the broker keeps it; the whole traceback goes to the log
@@ -53,6 +54,7 @@ class Server:
         self.link = link
         self.hello: Optional[Frame] = None
         self.model: Any = None
+        self.fleet: Optional[Fleet] = None                   # instead of a model here, when there are several instances
         self.name = ""
         self.max_batch = 1
         self.lock = threading.Condition()
@@ -63,20 +65,44 @@ class Server:
 
     def listen(self) -> None:
         while True:
-            frame = self.link.receive()
-            if frame is None:
+            received = self.link.receive_raw()
+            if received is None:
                 os._exit(0)                                  # the worker is gone
-            if frame.kind == frames.PING:
-                self.link.send(frames.PONG, frame.ident)
-            elif frame.kind == frames.HELLO:
-                self.hello = frame
-                self.link.send(frames.READY, 0, [("protocol", 1), ("pid", os.getpid()), ("device_name", str(frame.get("device"))), ("context_mib", 0), ("kind", "infer"), ("kind", "detect")])
-            elif frame.kind == frames.CANCEL:
-                self.cancel(frame.ident)
-            else:
-                with self.lock:
-                    (self.runs if frame.kind == frames.RUN else self.orders).append(frame)
-                    self.lock.notify()
+            packet, descriptors = received
+            try:
+                fleet = self.fleet
+                if fleet is None or not self.pass_on(fleet, packet, descriptors):
+                    self.hear(frames.decode(packet, descriptors))
+            finally:
+                for fd in descriptors:
+                    os.close(fd)
+
+    @staticmethod
+    def pass_on(fleet: Fleet, packet: bytes, descriptors: List[int]) -> bool:
+        """What concerns the instances goes to them unopened."""
+        kind, ident = frames.kind_of(packet)
+        if kind == frames.RUN:
+            fleet.run(ident, packet, descriptors)
+        elif kind == frames.CANCEL:
+            fleet.cancel(ident, packet)
+        elif kind == frames.PING:
+            fleet.ping(ident, packet)
+        else:
+            return False
+        return True
+
+    def hear(self, frame: Frame) -> None:
+        if frame.kind == frames.PING:
+            self.link.send(frames.PONG, frame.ident)
+        elif frame.kind == frames.HELLO:
+            self.hello = frame
+            self.link.send(frames.READY, 0, [("protocol", 1), ("pid", os.getpid()), ("device_name", str(frame.get("device"))), ("context_mib", 0), ("kind", "infer"), ("kind", "detect")])
+        elif frame.kind == frames.CANCEL:
+            self.cancel(frame.ident)
+        else:
+            with self.lock:
+                (self.runs if frame.kind == frames.RUN else self.orders).append(frame)
+                self.lock.notify()
 
     def cancel(self, ident: int) -> None:
         with self.lock:
@@ -108,14 +134,18 @@ class Server:
                 self.load(order)
             elif order.kind == frames.UNLOAD:
                 self.model = None
+                self.send_home()
                 self.link.send(frames.UNLOADED, order.ident)
             elif order.kind == frames.STOP:
+                self.send_home()
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(0)                                  # not exit(): a model's atexit must not hold up the device
 
     def load(self, order: Frame) -> None:
         assert self.hello is not None
+        if int(order.get("instances", 1)) > 1:
+            return self.load_instances(self.hello, order, int(order.get("instances")))
         context = Context(self.link, self.hello, order)
         os.environ["GPUQ_VRAM_MIB"] = str(context.vram_mib)
         try:
@@ -134,6 +164,21 @@ class Server:
             self.fail(order.ident, "BAD_MODEL", f"setup failed: {last_line(why)}", traceback.format_exc(), final=not isinstance(why, MemoryError))
             return
         self.link.send(frames.LOADED, order.ident, [("used_mib", resident_mib()), ("batch_max", self.max_batch), ("metadata", metadata)])
+
+    def load_instances(self, hello: Frame, order: Frame, count: int) -> None:
+        fleet = Fleet(self.link, os.path.abspath(__file__), count)
+        try:
+            said = fleet.load(hello, order)
+        except LoadFailed as why:
+            return self.link.send(frames.FAILED, order.ident, why.frame.fields)
+        self.fleet = fleet
+        self.link.send(frames.LOADED, order.ident, [("used_mib", sum(int(one.get("used_mib", 0)) for one in said)), ("batch_max", sum(int(one.get("batch_max", 1)) for one in said)),
+                                                    ("metadata", str(said[0].get("metadata")))])
+
+    def send_home(self) -> None:
+        fleet, self.fleet = self.fleet, None
+        if fleet is not None:
+            fleet.leave()
 
     @staticmethod
     def limit_memory() -> None:

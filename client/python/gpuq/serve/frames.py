@@ -4,7 +4,7 @@ import os
 import socket
 import struct
 import threading
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 HELLO, LOAD, UNLOAD, RUN, CANCEL, PREEMPT, STOP, PING = 1, 2, 3, 4, 5, 6, 7, 8
 READY, LOADED, FAILED, STARTED, DONE, PROGRESS, RELEASED, CHECKPOINT, YIELDED, LOG, PONG, UNLOADED = 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43
@@ -44,8 +44,8 @@ class Link:
         self._link = link
         self._lock = threading.Lock()
 
-    def receive(self) -> Optional[Frame]:
-        """The next frame; None when the worker is gone."""
+    def receive_raw(self) -> Optional[Tuple[bytes, List[int]]]:
+        """The next packet and its descriptors, which are the caller's to close; None when the other side is gone."""
         try:
             packet, control, _, _ = self._link.recvmsg(PACKET_BYTES, socket.CMSG_SPACE(16 * 4))
         except OSError:
@@ -56,37 +56,25 @@ class Link:
         for level, kind, data in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 descriptors.frombytes(data[:len(data) - len(data) % descriptors.itemsize])
+        return packet, list(descriptors)
+
+    def receive(self) -> Optional[Frame]:
+        """The next frame; None when the other side is gone."""
+        received = self.receive_raw()
+        if received is None:
+            return None
+        packet, descriptors = received
         try:
-            return self._decode(packet, descriptors)
+            return decode(packet, descriptors)
         finally:
             for fd in descriptors:
                 os.close(fd)
 
-    @staticmethod
-    def _decode(packet: bytes, descriptors: "array.array[int]") -> Frame:
-        _, kind, count, _, ident = _HEAD.unpack_from(packet)
-        at, fields = _HEAD.size, []
-        for _ in range(count):
-            size = packet[at]
-            key = packet[at + 1:at + 1 + size].decode()
-            at += 1 + size
-            sort = packet[at:at + 1]
-            size = _LENGTH.unpack_from(packet, at + 1)[0]
-            at += 1 + _LENGTH.size
-            raw = packet[at:at + size]
-            at += size
-            value: Any = raw
-            if sort == b"i":
-                value = struct.unpack("<q", raw)[0]
-            elif sort == b"f":
-                value = struct.unpack("<d", raw)[0]
-            elif sort == b"s":
-                value = raw.decode("utf-8", "replace")
-            elif key.startswith("fd:"):
-                key = key[3:]
-                value = _read(descriptors, *_PLACE.unpack(raw))
-            fields.append((key, value))
-        return Frame(kind, ident, fields)
+    def forward(self, packet: bytes, descriptors: Sequence[int]) -> None:
+        """A packet as it came. OSError when the other side is gone."""
+        ancillary: List[Tuple[int, int, Any]] = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        with self._lock:
+            self._link.sendmsg([packet], ancillary)
 
     def send(self, kind: int, ident: int = 0, fields: Iterable[Field] = ()) -> None:
         """Raises ValueError when the frame is too large to be said; OSError when the worker is gone."""
@@ -131,7 +119,39 @@ class Link:
                 os.close(memory)
 
 
-def _read(descriptors: "array.array[int]", index: int, offset: int, size: int) -> bytes:
+def kind_of(packet: bytes) -> Tuple[int, int]:
+    """Kind and ident."""
+    _, kind, _, _, ident = _HEAD.unpack_from(packet)
+    return kind, ident
+
+
+def decode(packet: bytes, descriptors: Sequence[int]) -> Frame:
+    _, kind, count, _, ident = _HEAD.unpack_from(packet)
+    at, fields = _HEAD.size, []
+    for _ in range(count):
+        size = packet[at]
+        key = packet[at + 1:at + 1 + size].decode()
+        at += 1 + size
+        sort = packet[at:at + 1]
+        size = _LENGTH.unpack_from(packet, at + 1)[0]
+        at += 1 + _LENGTH.size
+        raw = packet[at:at + size]
+        at += size
+        value: Any = raw
+        if sort == b"i":
+            value = struct.unpack("<q", raw)[0]
+        elif sort == b"f":
+            value = struct.unpack("<d", raw)[0]
+        elif sort == b"s":
+            value = raw.decode("utf-8", "replace")
+        elif key.startswith("fd:"):
+            key = key[3:]
+            value = _read(descriptors, *_PLACE.unpack(raw))
+        fields.append((key, value))
+    return Frame(kind, ident, fields)
+
+
+def _read(descriptors: Sequence[int], index: int, offset: int, size: int) -> bytes:
     if index >= len(descriptors) or size > FRAME_BYTES_MAX:
         raise ValueError("a frame that names memory it does not bring")
     pieces = []
