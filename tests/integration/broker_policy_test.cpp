@@ -61,6 +61,50 @@ TEST_F(BrokerPolicy, that_is_wrong_at_the_start_ends_the_broker_with_place_and_r
   EXPECT_THAT(other.log(), HasSubstr("cannot read the configuration " + dir.path("nowhere.toml")));
 }
 
+TEST_F(BrokerPolicy, keys_are_tenants_with_caps_of_their_own_who_take_turns) {
+  write("[policy]\nfair = true\n[tenant.ada]\nqueued_max = 6\nrunning_max = 2\n");
+  start({"--config", file});
+  client = new_client("ada");
+  const auto ben = new_client("ben");
+  worker = new_worker();
+  std::uint64_t credit = 3;
+  worker->hello({}, credit);
+  const auto ends = [&](const wire::Grant& grant) {   // and its slot is free again
+    EXPECT_EQ(worker->end(grant), 0);
+    worker->say(wire::Pull{.opened = {}, .closed = {}, .credit = {{0, ++credit}}});
+  };
+  std::vector<wire::SubmitItem> six;
+  for (int i = 0; i < 6; ++i) six.push_back(echo_job(new_job_id()));
+  for (const auto& item : client->submit(six).items) EXPECT_TRUE(item.ok);
+  const auto seventh = client->answer<wire::Submitted>(client->say_submit({echo_job(new_job_id())})).items.at(0);
+  EXPECT_EQ(seventh.code, "QUEUE_FULL");
+  EXPECT_THAT(seventh.what, HasSubstr("tenant.\"ada\".queued_max"));
+
+  const auto one = worker->next_assignment(), two = worker->next_assignment();
+  EXPECT_EQ(one.owner + " " + two.owner, "ada ada");
+  EXPECT_THAT(client->status(six[2].id).reason, HasSubstr("running_max")) << "the third slot is free, and not for her";
+  ben->submit({echo_job(new_job_id()), echo_job(new_job_id())});
+  const auto three = worker->next_assignment();
+  EXPECT_EQ(three.owner, "ben");
+  for (const auto& assigned : {one, two, three}) worker->started(assigned.grant);
+  ends(one.grant);
+  const auto four = worker->next_assignment();
+  EXPECT_EQ(four.owner, "ben") << "he came later and has used less";
+  ends(two.grant);
+  EXPECT_EQ(worker->next_assignment().owner, "ada");
+  ends(three.grant);
+  EXPECT_EQ(worker->next_assignment().owner, "ada") << "nobody else waits";
+  ends(four.grant);
+  EXPECT_THAT(client->status(six[5].id).reason, HasSubstr("running_max")) << "two slots are free again";
+
+  broker.kill();   // caps and who runs are found again
+  broker.restart();
+  worker->connect();
+  worker->hello(worker->running, 3);
+  client->connect();
+  EXPECT_THAT(client->status(six[5].id).reason, HasSubstr("running_max"));
+}
+
 TEST_F(BrokerPolicy, changes_at_sighup_and_stays_when_the_new_file_is_wrong) {
   write("[class.inference]\nrunning_max = 1\n");
   start({"--config", file});
