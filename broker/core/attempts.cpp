@@ -97,7 +97,7 @@ void Core::State::end_attempt(Index slot, AttemptEnd& e) {
     if (!e.result_blobs.empty()) extra_of(job).result_blobs = std::move(e.result_blobs);
     set_error(job, Errc::internal, "");
     move_job(slot, Verb::succeed, e.result);
-    if (e.result != 0) commit(ResultStored{job.id, job.attempt, e.result, e.result_bytes});
+    if (e.result != 0) commit(ResultStored{job.id, job.attempt, e.result, e.result_bytes}, job.durable);
     return;
   }
   if (job.cancel_asked) {
@@ -138,7 +138,7 @@ void Core::State::fail_attempt(Index slot, AttemptEnd& e, bool final_failure) {
   job.result_bytes = e.result_bytes;
   if (!e.result_blobs.empty()) extra_of(job).result_blobs = std::move(e.result_blobs);
   move_job(slot, Verb::fail, e.result);
-  if (e.result != 0) commit(ResultStored{job.id, job.attempt, e.result, e.result_bytes});
+  if (e.result != 0) commit(ResultStored{job.id, job.attempt, e.result, e.result_bytes}, job.durable);
 }
 
 /// Losses are the job's own only when it had started on the executor that crashed. While it was asked to leave, a crash is a

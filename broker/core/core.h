@@ -29,6 +29,7 @@ struct CoreConfig {
   Policy policy{};                           ///< until PolicyLoaded brings another
   std::uint64_t final_bytes_max = 512ULL << 20U;  ///< records, payloads and results of final jobs kept
   std::uint64_t queued_bytes_max = 4ULL << 30U;   ///< payloads of unfinished jobs; beyond it submits get QUEUE_FULL
+  std::uint64_t undurable_bytes_max = 256ULL << 20U;  ///< jobs with durability none, unfinished and final; they lie in the broker's memory
   bool restarted = true;                     ///< start with restart_grace (false only for a brand-new namespace)
 };
 
@@ -61,6 +62,7 @@ struct Totals {
   std::uint64_t submitted{}, succeeded{}, failed{}, lost{}, stale{}, assigned{};  ///< since this core was made
   std::uint64_t preempted{}, evicted_models{}, plans_made{}, plans_expired{}, killed_at_deadline{};  ///< likewise
   std::uint64_t queued_bytes{}, final_bytes{};
+  std::uint64_t undurable_bytes{};   ///< of jobs with durability none
 };
 struct ListFilter {
   std::optional<JobState> state{};

@@ -108,7 +108,8 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   hold.at = static_cast<Index>(worker.holds.size());
   worker.holds.push_back(h);
   hold.number = ++worker.last_number;
-  hold.batch = gathering;
+  wrote |= job.durable;
+  hold.batch = batch_of(job);
   hold.devices = pick.devices;
   hold.is_model = kKinds[needs.kind].uses_model;
   hold.is_suspect = shapes[shape].suspect;
@@ -140,13 +141,14 @@ void Core::State::dispatch(Index shape, const Pick& pick) {
   refresh_lane(pick.lane, false);
   stop_awaiting(shape);
   if (pick.backfills != kNone) backfilled(h, pick.backfills);
-  uncommitted.push_back({job.seq, slot, job.attempt, gathering, 0});
+  uncommitted.push_back({job.seq, slot, job.attempt, hold.batch, 0});
+  if (hold.batch <= committed) take_committed();
   ++totals.assigned;
   shapes[shape].turn_since = now.steady.time_since_epoch().count();
   shapes[shape].passed_over = false;
   count_use(hold, true);
   move_job(slot, Verb::dispatch);
-  commit(PayloadRead{job.id});
+  commit(PayloadRead{job.id}, job.durable);
 
   out->emplace_back(std::in_place_type<Send>);
   Assign& a = std::get<Send>(out->back()).message.emplace<Assign>();

@@ -85,7 +85,8 @@ struct WorkerRejected { PeerId peer; Error error; bool operator==(const WorkerRe
 using Message = std::variant<SubmitAnswer, JobNotice, WatchAnswer, CancelAnswer, RetryAnswer, ModelAnswer, Assign, Preempt, Cancel,
                              EndsAnswer, WorkerWelcome, BeatAnswer, WorkerRejected, CommandAnswer, EvictModel>;
 
-struct Commit { Mutation mutation; bool operator==(const Commit&) const = default; };
+/// durable = false: of a job that is kept in memory only; it goes to no store, and nothing waits for it.
+struct Commit { Mutation mutation; bool durable{true}; bool operator==(const Commit&) const = default; };
 struct Send { Message message; bool operator==(const Send&) const = default; };
 struct SendNow { Message message; bool operator==(const SendNow&) const = default; };
 

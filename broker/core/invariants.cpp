@@ -98,7 +98,7 @@ namespace {
 
 struct Sums {
   std::uint64_t by[kJobClasses][kJobStates]{};
-  std::uint64_t queued_bytes{}, final_bytes{}, unfinished{};
+  std::uint64_t queued_bytes{}, final_bytes{}, undurable_bytes{}, unfinished{};
   std::unordered_map<Index, std::uint64_t> unfinished_of;
 };
 
@@ -125,6 +125,7 @@ void Core::State::check_all() const {
       check(job.queued, "a ready job stands in no line");
       check(shapes[job.shape].tenant == tenant_for(job.owner), "a ready job stands among those of another tenant");
     }
+    if (!job.durable) sums.undurable_bytes += bytes_of(job) - (is_terminal(job.state) ? 0U : job.result_bytes);
     if (is_terminal(job.state)) {
       sums.final_bytes += bytes_of(job);
       check(job.watcher == kNone, "a final job is still watched");
@@ -143,6 +144,7 @@ void Core::State::check_all() const {
     for (std::size_t s = 0; s < kJobStates; ++s) check(sums.by[c][s] == totals.by_class_and_state[c][s], "a count of jobs by state is wrong");
   check(sums.queued_bytes == totals.queued_bytes, "queued bytes are wrong");
   check(sums.final_bytes == totals.final_bytes, "final bytes are wrong");
+  check(sums.undurable_bytes == totals.undurable_bytes, "bytes of what is kept in memory only are wrong");
   check(sums.unfinished == unfinished, "the count of unfinished jobs is wrong");
   check(sums.unfinished_of == unfinished_of, "an owner's count of unfinished jobs is wrong");
   for (const auto& [key, slot] : uniques)

@@ -55,6 +55,7 @@ struct Job {
   bool queued : 1 {};             ///< an entry stands in its shape's line (it may be stale)
   bool result_expired : 1 {};
   bool held : 1 {};               ///< ready, but in no line: an operator holds it
+  bool durable : 1 {true};        ///< false: what happens to it is kept in memory only
 };
 
 struct Extra {

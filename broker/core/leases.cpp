@@ -9,11 +9,19 @@
 
 namespace gq::core {
 
-void Core::State::on_batch_cut(const BatchCut& e) { gathering = std::max(gathering, e.batch + 1); }
+void Core::State::on_batch_cut(const BatchCut& e) {
+  wrote &= e.batch < gathering;   // said twice: what gathers now is a later one
+  gathering = std::max(gathering, e.batch + 1);
+}
 
 void Core::State::on_batch_committed(const BatchCommitted& e) {
+  wrote &= e.batch < gathering;
   gathering = std::max(gathering, e.batch + 1);
   committed = std::max(committed, e.batch);
+  take_committed();
+}
+
+void Core::State::take_committed() {
   while (!uncommitted.empty() && uncommitted.front().batch <= committed) {
     Offer offer = uncommitted.front();
     uncommitted.pop_front();

@@ -35,9 +35,10 @@ void Core::State::move_job(Index slot, Verb verb, Token result) {
 
 void Core::State::commit_change(Index slot, JobState from) {
   Job& job = jobs[slot];
-  job.changed = static_cast<std::uint32_t>(gathering);
+  wrote |= job.durable;
+  job.changed = static_cast<std::uint32_t>(batch_of(job));
   out->emplace_back(std::in_place_type<Commit>,
-                    Commit{JobChanged{job.id, from, dynamic_of(slot), job.seq, needs_of(job).job_class}});
+                    Commit{JobChanged{job.id, from, dynamic_of(slot), job.seq, needs_of(job).job_class}, job.durable});
 }
 
 /// due_ms says when: for a retry it is measured on the steady clock from here, for a date on the wall clock.
@@ -129,6 +130,7 @@ JobFixed Core::State::fixed_of(Index slot) const {
   f.retries = job.retries;
   f.owner = texts[job.owner];
   f.body_bytes = job.body_bytes;
+  f.durable = job.durable;
   if (const Extra* x = extra(job)) {
     f.not_before = x->not_before;
     f.deadline = x->deadline;
@@ -177,7 +179,7 @@ JobDynamic Core::State::dynamic_of(Index slot) const {
 
 /// What a final job costs to keep: its body and result, and about this much of record in broker and store.
 std::uint64_t Core::State::bytes_of(const Job& job) const {
-  return 600ULL + job.body_bytes + job.result_bytes;
+  return kRecordBytes + job.body_bytes + job.result_bytes;
 }
 
 }  // namespace gq::core

@@ -18,7 +18,7 @@ bool Core::State::ask_to_leave(Index slot, std::string reason, Duration deadline
   ++totals.preempted;
   const Index h = jobs[slot].hold;
   Hold& hold = holds[h];
-  hold.intent_batch = gathering;
+  hold.intent_batch = batch_of(jobs[slot]);
   hold.preempt_reason = std::move(reason);
   hold.preempt_deadline = deadline;
   arm(lease_now() + deadline + config.timing.timeout_margin, TimerKind::leave, slot, jobs[slot].nonce);

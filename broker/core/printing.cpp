@@ -146,7 +146,7 @@ void print(std::ostream& out, const WorkerRejected& m) { out << "reject " << m.p
 
 std::ostream& operator<<(std::ostream& out, const Effect& effect) {
   std::visit(overloaded{[&](const Commit& c) {
-                          out << "COMMIT ";
+                          out << (c.durable ? "COMMIT " : "KEEP ");
                           std::visit([&](const auto& m) { print(out, m); }, c.mutation);
                         },
                         [&](const Send& s) {

@@ -38,6 +38,7 @@ struct JobFixed {
   std::string owner;          ///< name of the key that submitted
   std::string label;          ///< what people call it
   std::uint32_t body_bytes{};
+  bool durable{true};         ///< false: never written to the store, gone with this broker; so it is no part of the stored record
   bool operator==(const JobFixed&) const = default;
 };
 

@@ -3,6 +3,7 @@
 // By bytes: fetched ones go first, the oldest fetch first; unfetched ones are never dropped for room, new submits are refused
 // instead (QUEUE_FULL). By age: a fetched job is forgotten; an unfetched one loses its result (RESULT_EXPIRED), its record stays as
 // long again. An id is remembered at least an hour after the end: a tombstone takes over when the record goes earlier.
+// What is kept in memory only is for callers that wait: it goes as soon as it is fetched, or a minute after its end, and leaves nothing.
 #include <algorithm>
 
 #include "broker/core/state.h"
@@ -12,6 +13,11 @@ namespace gq::core {
 void Core::State::keep_final(Index slot) {
   const Job& job = jobs[slot];
   totals.final_bytes += bytes_of(job);
+  if (!job.durable) {
+    totals.undurable_bytes += job.result_bytes;
+    brief.push_back({job.seq, slot});
+    return;
+  }
   (job.result_expired ? expired : finals).push_back({job.seq, slot});
   if (job.fetched) fetched.push_back({job.seq, slot});
 }
@@ -22,6 +28,10 @@ void Core::State::on_fetched(const FetchedReceived& e) {
   for (const JobId& id : e.jobs) {
     const Index slot = jobs.find(id);
     if (slot == kNone || !is_terminal(jobs[slot].state) || jobs[slot].fetched) continue;
+    if (!jobs[slot].durable) {
+      forget(slot);
+      continue;
+    }
     jobs[slot].fetched = true;
     commit_change(slot, jobs[slot].state);
     fetched.push_back({jobs[slot].seq, slot});
@@ -42,6 +52,13 @@ void Core::State::retain() {
     if (!is_entry(entry)) continue;
     if (jobs[entry.job].fetched) forget(entry.job);
     else expire_result(entry.job);
+  }
+  const auto soon = std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.undurable_retention).count();
+  while (!brief.empty()) {
+    const Entry entry = brief.front();
+    if (is_entry(entry) && jobs[entry.job].ended_ms + soon > now.wall.ms) break;
+    brief.pop_front();
+    if (is_entry(entry)) forget(entry.job);
   }
   while (!expired.empty()) {
     const Entry entry = expired.front();
@@ -66,7 +83,8 @@ void Core::State::expire_result(Index slot) {
   totals.final_bytes -= job.result_bytes;
   job.result_bytes = 0;
   if (had_blobs) extras[job.extra].result_blobs.clear();
-  set_error(job, Errc::result_expired, "nobody fetched the result before it was dropped by age");
+  if (job.state == JobState::succeeded)   // of others it is worth more to know why they failed
+    set_error(job, Errc::result_expired, "nobody fetched the result before it was dropped by age");
   commit_change(slot, job.state);
   commit(ResultDropped{job.id});
 }
@@ -74,13 +92,14 @@ void Core::State::expire_result(Index slot) {
 void Core::State::forget(Index slot) {
   Job& job = jobs[slot];
   const auto tombstone = std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.tombstone).count();
-  const bool leaves_tombstone = job.ended_ms + tombstone > now.wall.ms;
-  commit(JobForgotten{job.id, job.state, leaves_tombstone, job.digest, {job.ended_ms}});
+  const bool leaves_tombstone = job.durable && job.ended_ms + tombstone > now.wall.ms;
+  commit(JobForgotten{job.id, job.state, leaves_tombstone, job.digest, {job.ended_ms}}, job.durable);
   if (leaves_tombstone) {
     tombstones.put(job.id, {job.digest, job.ended_ms});
     tombstone_ends.push_back({job.ended_ms + tombstone, job.id});
   }
   totals.final_bytes -= bytes_of(job);
+  if (!job.durable) totals.undurable_bytes -= bytes_of(job);
   totals.by_class_and_state[static_cast<std::size_t>(needs_of(job).job_class)][static_cast<std::size_t>(job.state)]--;
   if (job.extra != kNone) extras.drop(job.extra);
   const Index shape = job.shape;
@@ -94,6 +113,8 @@ std::optional<std::int64_t> Core::State::next_retention_ms() const {
   const auto sooner = [&](std::int64_t ms) { at = at ? std::min(*at, ms) : ms; };
   if (!finals.empty()) sooner(is_entry(finals.front()) ? jobs[finals.front().job].ended_ms + age : now.wall.ms);
   if (!expired.empty()) sooner(is_entry(expired.front()) ? jobs[expired.front().job].ended_ms + 2 * age : now.wall.ms);
+  const auto soon = std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.undurable_retention).count();
+  if (!brief.empty()) sooner(is_entry(brief.front()) ? jobs[brief.front().job].ended_ms + soon : now.wall.ms);
   if (!tombstone_ends.empty()) sooner(tombstone_ends.front().until_ms);
   return at;
 }

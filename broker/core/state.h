@@ -100,6 +100,8 @@ struct Pick {
   Index backfills{kNone};          ///< it uses room kept for this reservation, and ends before
 };
 
+inline constexpr std::uint64_t kRecordBytes = 600;   ///< what a job takes of a store or of memory, beside its body and result
+
 struct Core::State {
   explicit State(CoreConfig c);
 
@@ -131,6 +133,7 @@ struct Core::State {
   FlatMap<JobId, Tombstone> tombstones;
   std::deque<TombstoneEntry> tombstone_ends;
   std::deque<Entry> finals;        ///< by end
+  std::deque<Entry> brief;         ///< by end, of those kept in memory only; they are in no other list
   std::deque<Entry> fetched;       ///< final and fetched, by time of the fetch
   std::deque<Entry> expired;       ///< result dropped by age, the record stays a while
   std::vector<std::pair<Index, Token>> settling;  ///< became final in this step
@@ -176,6 +179,7 @@ struct Core::State {
   // ---- batches
   std::uint64_t gathering{1};      ///< number of the batch that this step's effects go into
   std::uint64_t committed{};
+  bool wrote{};                    ///< something for the store goes into `gathering` already
   std::deque<Offer> uncommitted;
   std::deque<Offer> offers;        ///< committed, not known to be answered
 
@@ -215,7 +219,12 @@ struct Core::State {
   void arm(Instant lease_at, TimerKind kind, Index index, std::uint64_t stamp = 0);
   void arm_wall(WallTime at, TimerKind kind, Index index, std::uint64_t stamp);
   [[nodiscard]] std::optional<Instant> wakeup() const;
-  void commit(Mutation mutation) { out->emplace_back(Commit{std::move(mutation)}); }
+  void commit(Mutation mutation, bool durable = true) {
+    wrote |= durable;
+    out->emplace_back(Commit{std::move(mutation), durable});
+  }
+  /// The batch behind which words about this job leave: that of its own write, or, when it writes nothing, the newest that has not left.
+  [[nodiscard]] std::uint64_t batch_of(const Job& job) const { return job.durable || wrote ? gathering : gathering - 1; }
   void send(Message message) { out->emplace_back(Send{std::move(message)}); }
   void send_now(Message message) { out->emplace_back(SendNow{std::move(message)}); }
 
@@ -491,6 +500,7 @@ struct Core::State {
 
   // ---- leases.cpp
   void on_batch_cut(const BatchCut& e);
+  void take_committed();   ///< the clocks of offers start whose batch is durable
   void on_batch_committed(const BatchCommitted& e);
   void check_offers();
   void on_offer_timer(Index slot, Nonce nonce);

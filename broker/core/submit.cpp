@@ -76,6 +76,9 @@ std::optional<Error> Core::State::refuse_form(const JobFixed& f) const {
     return over("a unique key or label is longer than " + std::to_string(l.name_chars_max) + " characters");
   if (f.after.size() > l.after_max) return over(std::to_string(f.after.size()) + " parents are more than " + std::to_string(l.after_max));
   if (f.timeout < Duration{0} || f.not_before.ms < 0 || f.deadline.ms < 0) return bad("a time is negative");
+  if (!f.durable && !kind.answers)
+    return bad("a " + name + " job outlives its caller: it is kept on disk", "leave --durability out");
+  if (!f.durable && !f.unique.empty()) return bad("a unique key holds over restarts, a job with durability none does not", "leave --unique or --durability out");
   if (f.body_bytes > l.frame_bytes_hard) return Error{Errc::too_large, "the job's arguments are larger than a frame", "pass large inputs as files"};
   return std::nullopt;
 }
@@ -88,9 +91,11 @@ std::optional<Error> Core::State::refuse_state(const JobFixed& f) const {
                                                             : version != version_of.end() && versions[version->second].registered;
     if (!known) return Error{Errc::unknown_model, "model " + model + " is not registered", "gpuq model push NAME PATH"};
   }
-  for (const JobId& parent : f.after)
-    if (jobs.find(parent) == kNone)
-      return Error{Errc::not_found, "job " + to_string(parent) + ", which it is to come after, is not known", "gpuq list"};
+  for (const JobId& parent : f.after) {
+    const Index slot = jobs.find(parent);
+    if (slot == kNone) return Error{Errc::not_found, "job " + to_string(parent) + ", which it is to come after, is not known", "gpuq list"};
+    if (!jobs[slot].durable) return Error{Errc::refused, "job " + to_string(parent) + ", which it is to come after, is kept in memory only", "submit that one without --durability none"};
+  }
   if (!f.unique.empty())
     if (const auto it = uniques.find(f.unique); it != uniques.end())
       return Error{Errc::duplicate, "key '" + f.unique + "' is held by job " + to_string(jobs[it->second].id),
@@ -99,6 +104,8 @@ std::optional<Error> Core::State::refuse_state(const JobFixed& f) const {
     return Error{Errc::queue_full, std::to_string(unfinished) + " jobs are waiting or running", "wait, or cancel some"};
   if (auto full = refuse_class_full(f.needs.job_class)) return full;
   if (auto full = refuse_tenant_full(f.owner)) return full;
+  if (!f.durable && totals.undurable_bytes + kRecordBytes + f.body_bytes > config.undurable_bytes_max)
+    return Error{Errc::queue_full, "jobs with durability none fill the memory that is set aside for them", "fetch their results, or leave --durability out"};
   if (totals.queued_bytes + f.body_bytes > config.queued_bytes_max)
     return Error{Errc::queue_full, "the arguments of waiting jobs fill their budget", "wait, or pass large inputs as files"};
   if (totals.final_bytes > config.final_bytes_max)
@@ -129,6 +136,7 @@ Index Core::State::remember(const JobFixed& f) {
   job.priority = f.priority;
   job.retries = f.retries;
   job.body_bytes = f.body_bytes;
+  job.durable = f.durable;
   job.owner = texts.intern(f.owner);
   job.shape = shape_for(f.needs, false, job.owner);
   shapes[job.shape].refs++;
@@ -156,6 +164,7 @@ Index Core::State::create(JobFixed& f, Token body, JobId body_of) {
   count_unfinished(job.owner, 1);
   ++totals.submitted;
   totals.queued_bytes += job.body_bytes;
+  if (!job.durable) totals.undurable_bytes += bytes_of(job);
 
   Index failed_parent = kNone;
   std::uint32_t parents_left = 0;
@@ -178,11 +187,12 @@ Index Core::State::create(JobFixed& f, Token body, JobId body_of) {
   }
   totals.by_class_and_state[static_cast<std::size_t>(f.needs.job_class)][static_cast<std::size_t>(job.state)]++;
   if (job.state == JobState::ready) enqueue(slot);
-  job.changed = static_cast<std::uint32_t>(gathering);
+  wrote |= job.durable;
+  job.changed = static_cast<std::uint32_t>(batch_of(job));
 
   const WallTime deadline = f.deadline;
   const std::string unique = f.unique;
-  out->emplace_back(std::in_place_type<Commit>, Commit{JobCreated{{std::move(f), dynamic_of(slot)}, body, body_of}});
+  out->emplace_back(std::in_place_type<Commit>, Commit{JobCreated{{std::move(f), dynamic_of(slot)}, body, body_of}, job.durable});
   if (!unique.empty()) {
     uniques.emplace(unique, slot);
     commit(UniqueTaken{unique, job.id});
@@ -256,7 +266,7 @@ CancelResult Core::State::cancel_one(Index slot) {
   job.cancel_asked = true;
   commit_change(slot, job.state);
   Hold& hold = holds[job.hold];
-  hold.intent_batch = gathering;
+  hold.intent_batch = batch_of(job);
   for (const Index device : hold.devices) touch_plan(device);  // what it holds there is still to come now
   Worker& worker = workers[hold.worker];
   if (worker.connected && worker_at(worker.peer) == hold.worker) {

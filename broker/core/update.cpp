@@ -99,8 +99,8 @@ void Core::State::revise(Index slot, const JobFixed& f) {
     x.not_before = f.not_before;
     x.deadline = f.deadline;
   }
-  commit(JobRevised{f});
-  job.changed = static_cast<std::uint32_t>(gathering);
+  commit(JobRevised{f}, job.durable);
+  job.changed = static_cast<std::uint32_t>(batch_of(job));
   if (stands) enqueue(slot);
   if (new_deadline && f.deadline.ms != 0) arm_wall(f.deadline, TimerKind::deadline, slot, job.seq);
 

@@ -191,7 +191,7 @@ std::uint64_t Core::State::memory() const {
   std::uint64_t bytes = sizeof(State) + jobs.bytes() + extras.bytes() + texts.bytes() + shapes.bytes() + workers.bytes() +
                         devices.bytes() + lanes.bytes() + holds.bytes() + clients.bytes() + tenants.size() * (sizeof(Tenant) + 32);
   bytes += (lease_timers.capacity() + wall_timers.capacity()) * sizeof(Timer);
-  bytes += (finals.size() + fetched.size() + expired.size()) * sizeof(Entry) + tombstone_ends.size() * sizeof(TombstoneEntry);
+  bytes += (finals.size() + brief.size() + fetched.size() + expired.size()) * sizeof(Entry) + tombstone_ends.size() * sizeof(TombstoneEntry);
   bytes += (uncommitted.size() + offers.size()) * sizeof(Offer) + tombstones.bytes();
   bytes += uniques.size() * 96 + client_of.size() * 40 + backoffs.size() * 40 + versions.capacity() * sizeof(ModelVersion);
   for (Index i = 0; i < shapes.extent(); ++i) {

@@ -31,6 +31,7 @@ inline constexpr std::array kTimings{
     NamedTiming{"yield_deadline", &Timing::yield_deadline},NamedTiming{"backoff_min", &Timing::retry_backoff_min},
     NamedTiming{"backoff_max", &Timing::retry_backoff_max},NamedTiming{"refuse_backoff", &Timing::refuse_backoff},
     NamedTiming{"tombstone", &Timing::tombstone},          NamedTiming{"retention", &Timing::result_retention},
+    NamedTiming{"undurable_retention", &Timing::undurable_retention},
     NamedTiming{"orphan_timeout", &Timing::orphan_timeout}};
 
 /// As it is typed: "30s", "1h30min", "8GiB", "512MiB".

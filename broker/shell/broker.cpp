@@ -110,6 +110,7 @@ void Broker::State::reload(const Error& why) {
   core.reset();
   gate.reset();
   bodies.clear();
+  kept.clear();
   refused_items.clear();
   results_wanted.clear();
   reading_results = false;
@@ -154,6 +155,10 @@ void Broker::State::gather() {
     if (commit == nullptr) continue;
     core::Mutation& mutation = commit->mutation;
     blobs.observe(mutation);
+    if (!commit->durable) {
+      keep(mutation);
+      continue;
+    }
     SharedBytes bytes;
     if (const auto* created = std::get_if<core::JobCreated>(&mutation)) {
       bytes = pool.find(created->body);
@@ -179,7 +184,7 @@ void Broker::State::gather() {
     if (auto* send = std::get_if<core::Send>(&effect)) {
       SharedBytes bytes;
       if (const auto* assignment = std::get_if<core::Assign>(&send->message)) {
-        bytes = bodies.take(assignment->grant.job);
+        bytes = kept.contains(assignment->grant.job) ? kept.body_of(assignment->grant.job) : bodies.take(assignment->grant.job);
         if (!bytes) weight.bytes += assignment->body_bytes;   // it is read in this batch
       } else if (const auto* told = std::get_if<core::JobNotice>(&send->message)) {
         bytes = pool.find(told->result);
@@ -191,6 +196,14 @@ void Broker::State::gather() {
     }
   }
   gate->push(items, weight, sends);
+}
+
+/// Of a job with durability none: nothing of it goes to the store.
+void Broker::State::keep(const core::Mutation& mutation) {
+  kept.keep(mutation, pool);
+  if (logs.idle()) return;
+  if (const auto* changed = std::get_if<core::JobChanged>(&mutation); changed != nullptr && is_terminal(changed->now.state)) ended_jobs.push_back(changed->id);
+  if (const auto* forgotten = std::get_if<core::JobForgotten>(&mutation)) logs.forget(forgotten->id);
 }
 
 void Broker::State::hold(Outgoing&& outgoing) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "broker/shell/body_cache.h"
+#include "broker/shell/kept_jobs.h"
 #include "broker/shell/broker.h"
 #include "broker/shell/commit_gate.h"
 #include "broker/shell/crash_points.h"
@@ -39,6 +40,7 @@ struct Broker::State {
   void step(core::Event&& event);
   void gather();
   void tell_cut(std::uint64_t batch);
+  void keep(const core::Mutation& mutation);
   void hold(Outgoing&& outgoing);
   void end_turn(store::Committed* committed = nullptr);
   void cut();
@@ -160,6 +162,7 @@ struct Broker::State {
   Entropy entropy;
   TokenPool pool;
   BodyCache bodies;
+  KeptJobs kept;
   LogDesk logs;
   Peers peers;
   std::vector<PeerId> dirty;

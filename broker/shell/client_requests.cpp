@@ -184,15 +184,21 @@ void Broker::State::on_result(Peer& peer, std::uint64_t request, const wire::Res
                         {}},
                  nullptr});
   wire::ResultReply result{to_wire(query.job, job, view->record.fixed.submitted)};
+  const Error dropped{Errc::result_expired, "the result of job " + to_string(query.job) + " has been dropped", "gpuq retry " + to_string(query.job)};
+  if (job.error == Errc::result_expired) return hold({Frames{peer.id, request, wire::encode(to_wire(dropped), request), {}}, nullptr});
   if (job.result_bytes == 0) return reply(peer, request, result);
+  if (const SharedBytes mine = kept.result_of(query.job)) {
+    result.item.payload_bytes = static_cast<std::uint32_t>(mine->size());
+    return hold({Frames{peer.id, request, wire::encode(result, request), *mine}, nullptr});
+  }
   // Behind all earlier commits, and then read from the store.
-  hold({std::function<void()>([this, id = peer.id, request, result = std::move(result), in_term = opened_term]() mutable {
-          store->read_results({result.item.id}, [this, id, request, result = std::move(result), in_term](Result<std::vector<std::shared_ptr<const store::Bytes>>> bytes) mutable {
+  hold({std::function<void()>([this, id = peer.id, request, result = std::move(result), dropped, in_term = opened_term]() mutable {
+          store->read_results({result.item.id}, [this, id, request, result = std::move(result), dropped, in_term](Result<std::vector<std::shared_ptr<const store::Bytes>>> bytes) mutable {
             Peer* asker = in_term == opened_term && !stopped ? find(id) : nullptr;
             if (asker == nullptr) return;
             if (!bytes) return refuse(*asker, request, bytes.error());
             const auto& payload = bytes->front();
-            if (!payload) return refuse(*asker, request, {Errc::result_expired, "the result of job " + to_string(result.item.id) + " has been dropped", "gpuq retry " + to_string(result.item.id)});
+            if (!payload) return refuse(*asker, request, dropped);
             result.item.payload_bytes = static_cast<std::uint32_t>(payload->size());
             say(*asker, result, request, *payload);
           });

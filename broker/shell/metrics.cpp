@@ -86,6 +86,7 @@ void jobs(Text& text, const core::Totals& totals) {
   for (std::size_t c = 0; c < kJobClasses; ++c)
     text.sample(number(in_states(totals, c, {JobState::blocked, JobState::waiting, JobState::ready})), {{"queue", to_string(static_cast<JobClass>(c))}});
   text.single("gpuq_queued_payload_bytes", "gauge", "Payloads of unfinished jobs.", number(totals.queued_bytes));
+  text.single("gpuq_undurable_bytes", "gauge", "Jobs with durability none, their payloads and results, in memory.", number(totals.undurable_bytes));
   text.single("gpuq_retained_bytes", "gauge", "Records, payloads and results of final jobs.", number(totals.final_bytes));
 }
 

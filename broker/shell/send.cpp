@@ -55,6 +55,7 @@ void Broker::State::dispatch_message(core::Message& message, SharedBytes& bytes,
           },
           [&](core::JobNotice& m) {
             if (bytes || m.now.result_bytes == 0) return notice(m, bytes);
+            if (kept.contains(m.job)) return notice(m, kept.result_of(m.job));
             results_wanted.push_back(std::move(m));
           },
           [&](core::WatchAnswer& m) {

@@ -15,7 +15,8 @@ std::string joined(const std::vector<std::string>& words) {
 
 /// A job's error: nothing for a success, and nothing while there is none.
 void set_error(const core::JobDynamic& now, std::string& code, std::string& what) {
-  if (now.state == JobState::succeeded || (now.error_text.empty() && !is_terminal(now.state))) return;
+  if (now.state == JobState::succeeded && now.error != Errc::result_expired) return;   // that one tells of the result, not of the job
+  if (now.error_text.empty() && !is_terminal(now.state)) return;
   code = to_string(now.error);
   what = now.error_text;
 }

@@ -88,6 +88,7 @@ Result<gpuq::JobSpec> common_spec(const SubmitArguments& a, const Surroundings& 
   spec.after = a.after;
   spec.exclusive = a.exclusive;
   spec.strict = a.strict;
+  spec.durability = a.durability;
   if (!a.outputs.empty()) {
     if (!a.outputs.starts_with("share:")) return fail(Errc::usage, "--outputs '" + a.outputs + "' is no place on a share", "--outputs share:NAME/DIR");
     spec.outputs = a.outputs.substr(6);

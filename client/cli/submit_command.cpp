@@ -197,6 +197,8 @@ void add_job_options(CLI::App& c, SubmitArguments& a) {
   c.add_option("--outputs", a.outputs, "write its artefacts there instead of storing them with the result")->option_text("share:NAME/DIR");
   c.add_option("-d,--dir", a.output_dir, "with --wait: write the result's parts here")->option_text("DIR");
   c.add_flag("--exclusive", a.exclusive, "stop by itself when its worker loses the broker");
+  c.add_option("--durability", a.durability, "none: never on disk and gone with the broker, for a caller that waits; always (default): on disk before the answer")
+      ->option_text("HOW")->check(CLI::IsMember({"always", "none"}));
   c.add_flag("--wait,-w", a.wait, "wait until it is final and print the result");
   c.add_flag("--follow,-f", a.follow, "print its output as it comes, then wait");
   c.add_flag("--strict", a.strict, "refuse it (NO_FIT) when no device that is here could ever hold it; else it waits for one that can");

@@ -171,6 +171,7 @@ const std::map<std::string, JobReader>& job_fields() {
       {"label", into_member<&Spec::label, Spec>},
       {"exclusive", into_member<&Spec::exclusive, Spec>},
       {"strict", into_member<&Spec::strict, Spec>},
+      {"durability", into_member<&Spec::durability, Spec>},
   };
   return fields;
 }

@@ -18,6 +18,7 @@ void Jobs::submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> 
     batch->jobs.push_back(item->item.id);
     Watched& watched = watched_[item->item.id];
     watched.submitting = watched.watching = true;
+    watched.undurable = item->item.durability != 0;
     item->uploads_left = item->uploads.size();
     if (item->uploads_left == 0) {
       coalescer_.add(std::move(item));
@@ -175,7 +176,8 @@ void Jobs::send_watch(std::vector<JobId> jobs) {
           watch_later_.emplace_back(steady_now() + 200ms, std::vector<JobId>{job});
           continue;
         }
-        give_up(job, {Errc::not_found, "there is no job " + to_string(job), "gpuq list"});
+        if (it->second.undurable) give_up(job, {Errc::unavailable, "the broker that held job " + to_string(job) + " is gone, and with durability none so is the job", "submit it again"});
+        else give_up(job, {Errc::not_found, "there is no job " + to_string(job), "gpuq list"});
       }
   });
   watch_questions_.push_back(id);

@@ -51,6 +51,7 @@ class Jobs {
   struct Watched {
     bool submitting{};                         ///< its submit is not answered yet: sending that again watches it too
     bool watching{};                           ///< the broker was asked to tell us, by submit or by watch
+    bool undurable{};                          ///< unknown = the broker that held it is gone
     bool doubted{};                            ///< unknown once: perhaps asked before its submit arrived, so it is asked again
     SinkPtr sink;                              ///< nearly always the only one
     std::vector<SinkPtr> more;

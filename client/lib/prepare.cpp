@@ -87,6 +87,8 @@ Result<void> judge(const gpuq::JobSpec& spec) {
     return fail(Errc::usage, "the memory range is upside down", "for example 2GiB..8GiB");
   if (spec.retries < 0 || static_cast<std::uint32_t>(spec.retries) > kLimits.retries_max)
     return fail(Errc::over_limit, "retries must be 0.." + std::to_string(kLimits.retries_max), "");
+  if (!spec.durability.empty() && spec.durability != "none" && spec.durability != "always")
+    return fail(Errc::usage, "durability '" + spec.durability.substr(0, 40) + "' is neither always nor none", "leave it out: on disk before the answer");
   if (spec.where.size() > kLimits.where_max) return fail(Errc::over_limit, "more than " + std::to_string(kLimits.where_max) + " labels asked for", "");
   if (spec.after.size() > kLimits.after_max) return fail(Errc::over_limit, "a job may come after at most " + std::to_string(kLimits.after_max) + " others", "");
   if (spec.unique.size() > 256 || spec.label.size() > 256) return fail(Errc::over_limit, "unique key and label are at most 256 bytes", "");
@@ -210,6 +212,7 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   item.budget_max_mib = spec.vram_max_mib == 0 ? spec.vram_min_mib : std::min(spec.vram_max_mib, kRestOfDevice.value);
   item.devices = static_cast<std::uint16_t>(spec.devices);
   item.exclusive = spec.exclusive;
+  item.durability = spec.durability == "none" ? 1 : 0;
   item.strict = spec.strict;   // how it is judged at the door is no part of what it is: not in the digest
   item.where = std::move(spec.where);
   item.not_before_ms = spec.not_before_ms;

@@ -110,18 +110,19 @@ struct KindTraits {
   bool uses_device;       ///< holds memory of a device; the others run in a worker's CPU slots
   Mib default_budget;     ///< device memory when the submit names none
   OnPreempt on_preempt;   ///< honest default
+  bool answers{};         ///< a caller waits for it, soon done: it may be kept out of the store (JobFixed::durable)
 };
 inline constexpr std::array kKinds{
-    KindTraits{"detect", JobClass::inference, true, true, {1024}, OnPreempt::restart},
-    KindTraits{"infer", JobClass::inference, true, true, {1024}, OnPreempt::restart},
+    KindTraits{"detect", JobClass::inference, true, true, {1024}, OnPreempt::restart, true},
+    KindTraits{"infer", JobClass::inference, true, true, {1024}, OnPreempt::restart, true},
     KindTraits{"train.detector", JobClass::training, false, true, {2048}, OnPreempt::checkpoint},
     KindTraits{"train.gnn", JobClass::training, false, true, {2048}, OnPreempt::checkpoint},
     KindTraits{"train.gan", JobClass::training, false, true, {2048}, OnPreempt::checkpoint},
-    KindTraits{"synthesize", JobClass::synthesis, true, true, {2048}, OnPreempt::restart},
+    KindTraits{"synthesize", JobClass::synthesis, true, true, {2048}, OnPreempt::restart, true},
     KindTraits{"command", JobClass::training, false, true, {512}, OnPreempt::restart},
-    KindTraits{"echo", JobClass::inference, false, false, {0}, OnPreempt::restart},
-    KindTraits{"sleep", JobClass::inference, false, false, {0}, OnPreempt::restart},
-    KindTraits{"warm", JobClass::inference, true, true, {1024}, OnPreempt::restart},   // loads its model and ends: before a promotion, say
+    KindTraits{"echo", JobClass::inference, false, false, {0}, OnPreempt::restart, true},
+    KindTraits{"sleep", JobClass::inference, false, false, {0}, OnPreempt::restart, true},
+    KindTraits{"warm", JobClass::inference, true, true, {1024}, OnPreempt::restart, true},   // loads its model and ends: before a promotion, say
     KindTraits{"reserve", JobClass::training, false, true, {512}, OnPreempt::never},   // for a process that gpuq does not start, and cannot ask to leave
 };
 using KindIndex = std::uint8_t;  ///< index into kKinds; the text travels on the wire and in records

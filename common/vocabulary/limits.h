@@ -28,6 +28,7 @@ struct Timing {
   Duration aging_step = 10min;           // one priority step is worth this much waiting
   Duration tombstone = 1h;               // an id is remembered at least this long after the end
   Duration result_retention = 24h;       // by age
+  Duration undurable_retention = 60s;    // likewise, of a job with durability none: its caller waits, or has left
   Duration orphan_timeout = 15min;       // a worker without a broker keeps its jobs this long
 };
 inline constexpr Timing kTiming{};

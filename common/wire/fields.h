@@ -40,7 +40,7 @@ GQ_SHAPE(Model, array, F(name), F(version), F(runtime), F(metadata), F(owner), F
 // ---- hot bodies and their items: arrays
 GQ_SHAPE(SubmitItem, array, F(id), F(digest), F(kind), FMAX(job_class, kClassMax), FMAX(priority, 9), F(payload_bytes), F(watch), F(model),
          F(budget_min_mib), F(budget_max_mib), F(devices), FMAX(on_preempt, kOnPreemptMax), F(exclusive), F(where), F(not_before_ms),
-         F(deadline_ms), F(timeout_us), F(retries), F(unique), F(after), F(blobs), F(label), F(strict))
+         F(deadline_ms), F(timeout_us), F(retries), F(unique), F(after), F(blobs), F(label), F(strict), FMAX(durability, 1))
 GQ_SHAPE(Submit, array, FMAX(items, kItemsMax))
 GQ_SHAPE(SubmittedItem, array, F(id), F(ok), F(existing), F(code), F(what), F(next))
 GQ_SHAPE(Submitted, array, FMAX(items, kItemsMax))

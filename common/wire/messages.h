@@ -84,6 +84,7 @@ struct SubmitItem {
   bool watch{true};
   std::uint32_t payload_bytes{};         ///< of the job body (job_body.h) in frame 1
   bool strict{};                         ///< refuse it (NO_FIT) when no device known could ever hold it
+  std::uint8_t durability{};                ///< 0 = on disk before the answer, 1 = none
   bool operator==(const SubmitItem&) const = default;
 };
 struct Submit { std::vector<SubmitItem> items; bool operator==(const Submit&) const = default; };
@@ -127,7 +128,7 @@ struct ModelCommand { std::string verb, name, version, condition; bool operator=
 struct ModelReply { Model model; bool operator==(const ModelReply&) const = default; };
 struct ModelsQuery { bool operator==(const ModelsQuery&) const = default; };
 struct ModelsReply { std::vector<Model> models; bool operator==(const ModelsReply&) const = default; };
-struct ResultQuery { JobId job, child; bool operator==(const ResultQuery&) const = default; };
+struct ResultQuery { JobId job; JobId child{}; bool operator==(const ResultQuery&) const = default; };
 struct ResultReply { NotifyItem item; bool operator==(const ResultReply&) const = default; };                                           ///< payload as in Notify; a not yet final job answers Failure UNAVAILABLE
 struct TopQuery { bool operator==(const TopQuery&) const = default; };
 struct TopReply {

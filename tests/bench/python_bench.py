@@ -68,6 +68,9 @@ def round_trip(bed):
     took = round_trips(bed)
     yield "pyclient.rtt_p50_ms", percentile(took, 0.5), "ms"
     yield "pyclient.rtt_p99_ms", percentile(took, 0.99), "ms"
+    took = round_trips(bed, durability="none")
+    yield "pyclient.rtt_none_p50_ms", percentile(took, 0.5), "ms"
+    yield "pyclient.rtt_none_p99_ms", percentile(took, 0.99), "ms"
 
 
 def blobs(bed):

@@ -65,6 +65,14 @@ class Jobs(UpStory):
         self.assertEqual(self.lines(self.assert_ran(again))[0], {"schema_version": 1, "id": job, "ok": True, "existing": True})
         self.assert_error(self.gpuq("submit", "sleep", "--set", "ms=2", "--id", job), 2, "ID_CONFLICT")
 
+    def test_durability_none_is_for_callers_that_wait(self):
+        ran = self.assert_ran(self.gpuq("submit", "echo", "hi", "--durability", "none", "--wait", "-o", "jsonl"))
+        job = self.lines(ran)[0]
+        self.assertEqual(job["state"], "succeeded")
+        until(lambda: self.gpuq("status", job["id"]).returncode == 3, "fetched, it is forgotten")
+        refused = self.assert_error(self.gpuq("submit", "--durability", "none", "--", "true"), 2, "BAD_MESSAGE")
+        self.assertIn("outlives its caller", refused.stderr)
+
     def test_after_waits_for_the_other_and_names_may_be_short(self):
         first = self.submitted("sleep", "--set", "ms=300")
         second = self.submitted("sleep", "--after", "last")

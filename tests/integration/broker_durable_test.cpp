@@ -31,6 +31,44 @@ TEST_F(BrokerOnARedis, a_submit_is_answered_only_after_its_commit) {
   EXPECT_TRUE(client->answer<wire::Submitted>(asked).items.at(0).ok);
 }
 
+TEST_F(BrokerOnARedis, a_job_with_durability_none_waits_for_no_disk) {
+  start({"--redis", redis.socket()});
+  worker->hello();
+  auto item = echo_job(new_job_id());
+  item.durability = 1;
+  const auto commits = client->ask<wire::TopReply>(wire::TopQuery{}).commits;
+  redis.process.signal(SIGSTOP);
+  EXPECT_TRUE(client->submit({item}, {"body"}).items.at(0).ok);
+  const auto assigned = worker->next_assignment();
+  EXPECT_EQ(worker->last_body, "body");
+  worker->started(assigned.grant);
+  EXPECT_EQ(worker->end(assigned.grant, "result"), 0);
+  EXPECT_EQ(client->final_of(item.id).state, number(JobState::succeeded));
+  EXPECT_EQ(client->last_body, "result");
+  EXPECT_EQ(client->ask<wire::ResultReply>(wire::ResultQuery{item.id}).item.state, number(JobState::succeeded));
+  EXPECT_EQ(client->last_body, "result") << "asked for again";
+  EXPECT_TRUE(client->ask<wire::Watched>(wire::Watch{{item.id}}).unknown.empty());
+  EXPECT_EQ(client->final_of(item.id).state, number(JobState::succeeded)) << "told again";
+  EXPECT_EQ(client->last_body, "result");
+  redis.process.signal(SIGCONT);
+  EXPECT_EQ(client->ask<wire::TopReply>(wire::TopQuery{}).commits, commits);
+  client->say(wire::Fetched{{item.id}});
+  loop.until([&] { return !client->status(item.id).found; }, "what was fetched to be forgotten");
+}
+
+TEST_F(BrokerOnARedis, a_retry_of_a_job_with_durability_none_has_its_body) {
+  start({"--redis", redis.socket()});
+  worker->hello();
+  auto item = echo_job(new_job_id());
+  item.durability = 1;
+  client->submit({item}, {"body"});
+  EXPECT_EQ(worker->end(worker->next_assignment().grant, {}, Outcome::failed_final), 0);
+  const JobId again = new_job_id();
+  client->ask<wire::RetryReply>(wire::Retry{.job = item.id, .new_id = again, .watch = true});
+  EXPECT_EQ(worker->next_assignment().grant.job, again);
+  EXPECT_EQ(worker->last_body, "body");
+}
+
 TEST_F(BrokerOnARedis, while_the_store_is_away_submits_are_refused_and_workers_heard) {
   start({"--redis", redis.socket()});
   worker->hello();
@@ -102,6 +140,25 @@ TEST_F(BrokerWithItsOwnRedis, a_running_job_is_not_run_again_after_a_restart) {
   EXPECT_EQ(client->final_of(job).attempt, 1U);
   EXPECT_EQ(client->last_body, "the only result");
   EXPECT_EQ(worker->starts[job], 1);
+}
+
+TEST_F(BrokerWithItsOwnRedis, a_job_with_durability_none_goes_with_its_broker) {
+  start();
+  worker->hello();
+  auto brief = echo_job(new_job_id());
+  brief.durability = 1;
+  const JobId kept = new_job_id();
+  client->submit({echo_job(kept), brief});
+  const auto one = worker->next_assignment(), two = worker->next_assignment();
+  worker->started(one.grant), worker->started(two.grant);
+  loop.until([&] { return client->status(kept).started_ms != 0; }, "running");
+  broker.kill();
+  broker.restart();
+  worker->connect();
+  const auto gone = one.grant.job == kept ? two.grant : one.grant;
+  EXPECT_EQ(worker->hello({one.grant, two.grant}).revoke, std::vector{gone}) << "its worker stops it";
+  client->connect();
+  EXPECT_EQ(client->ask<wire::Watched>(wire::Watch{{kept, brief.id}}).unknown, std::vector{brief.id}) << "its caller hears that it is gone";
 }
 
 TEST_F(BrokerWithItsOwnRedis, a_result_read_after_a_restart_is_the_one_that_was_accepted) {

@@ -193,6 +193,26 @@ TEST(ClientConversation, an_unknown_job_is_not_found_and_a_refused_one_says_why)
   }
 }
 
+TEST(ClientConversation, a_job_with_durability_none_that_a_new_broker_does_not_know_is_gone_and_not_unheard_of) {
+  FakeBroker broker;
+  broker.script([](FakeBroker& b, const Heard& heard) {
+    const auto* watch = std::get_if<wire::Watch>(&heard.message);
+    if (watch == nullptr) return false;
+    b.say(heard.peer, wire::Watched{watch->jobs}, heard.header.id);
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  gpuq::JobSpec spec = echo();
+  spec.durability = "none";
+  const auto job = client.submit(spec);
+  EXPECT_EQ(broker.all<wire::Submit>().at(0).items.at(0).durability, 1);
+  broker.close();
+  broker.restart();
+  EXPECT_EQ(code_of([&] { client.wait(job.id); }), "UNAVAILABLE");
+  spec.durability = "sometimes";
+  EXPECT_EQ(code_of([&] { client.submit(spec); }), "USAGE");
+}
+
 TEST(ClientConversation, a_store_that_is_away_for_a_moment_is_waited_for) {
   FakeBroker broker;
   std::atomic<int> refusals{0};

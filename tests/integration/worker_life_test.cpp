@@ -160,13 +160,14 @@ TEST_F(WorkerLife, what_its_parents_brought_lies_in_folders_of_their_names) {
 }
 
 struct WorkerOfAForgetfulBroker : WorkerStory {
-  WorkerOfAForgetfulBroker() { policy = {"--timing", "result-retention=300ms"}; }
+  WorkerOfAForgetfulBroker() { policy = {"--timing", "retention=1s"}; }
 };
 
 TEST_F(WorkerOfAForgetfulBroker, a_parent_whose_result_is_gone_fails_its_child_with_the_reason) {
   start_worker();
   const JobId parent = shell("echo x > $GPUQ_OUTPUT_DIR/x");
   loop.until([&] { return client->status(parent).code == "RESULT_EXPIRED"; }, "the result to be dropped by age");
+  EXPECT_EQ(client->ask<wire::Failure>(wire::ResultQuery{parent}).code, "RESULT_EXPIRED") << "nobody gets an empty result for a dropped one";
   auto child = job("command");
   child.after = {parent};
   wire::JobBody body;

@@ -1,7 +1,7 @@
 if(TARGET gpuq_core)
   set(dir ${CMAKE_CURRENT_LIST_DIR}/..)
   gpuq_test(core_unit LAYER unit LINK gpuq_core
-    SOURCES ${dir}/unit/core_life.cpp ${dir}/unit/core_leases.cpp ${dir}/unit/core_races.cpp ${dir}/unit/core_devices.cpp ${dir}/unit/core_submit.cpp ${dir}/unit/core_commands.cpp ${dir}/unit/core_update.cpp ${dir}/unit/core_models.cpp)
+    SOURCES ${dir}/unit/core_life.cpp ${dir}/unit/core_leases.cpp ${dir}/unit/core_races.cpp ${dir}/unit/core_devices.cpp ${dir}/unit/core_submit.cpp ${dir}/unit/core_commands.cpp ${dir}/unit/core_update.cpp ${dir}/unit/core_models.cpp ${dir}/unit/core_undurable.cpp)
   gpuq_test(core_policy LAYER unit LINK gpuq_core
     SOURCES ${dir}/unit/core_policy_ledger.cpp ${dir}/unit/core_policy_rules.cpp ${dir}/unit/core_policy_windows.cpp ${dir}/unit/core_explain.cpp)
   gpuq_test(core_preempt LAYER unit LINK gpuq_core

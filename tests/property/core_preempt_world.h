@@ -145,7 +145,7 @@ class World {
   void absorb(Effects& out) {
     for (Effect& e : out) {
       if (auto* c = std::get_if<Commit>(&e)) {
-        store_.apply(c->mutation);
+        if (c->durable) store_.apply(c->mutation);
       } else if (auto* s = std::get_if<Send>(&e)) {
         inbox_.push_back(std::move(s->message));
       } else {

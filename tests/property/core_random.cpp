@@ -91,6 +91,7 @@ class Chaos {
     for (std::uint64_t n = pick(4) == 0 ? pick(3) : 0; n > 0; --n) i.fixed.after.push_back(any_job());
     i.fixed.body_bytes = static_cast<std::uint32_t>(pick(3000));
     i.body = 1 + pick(1000);
+    i.fixed.durable = pick(5) != 0;
     i.watch = pick(2) == 0;
     i.strict = pick(10) == 0;
     return i;
@@ -262,7 +263,7 @@ class Chaos {
     int answers = 0;
     for (const Effect& effect : out) {
       if (const auto* c = std::get_if<Commit>(&effect)) {
-        store_.apply(c->mutation);
+        if (c->durable) store_.apply(c->mutation);
         mutated[c->mutation.index()]++;
         if (const auto* changed = std::get_if<JobChanged>(&c->mutation); changed && changed->from != changed->now.state) reached[changed->now.state]++;
       }
@@ -316,7 +317,9 @@ class Chaos {
     loaded->check_invariants();
     ListFilter all;
     all.limit = 500;
-    ASSERT_EQ(loaded->list(all), core_->list(all));
+    auto expected = core_->list(all);
+    std::erase_if(expected, [](const JobRecord& r) { return !r.fixed.durable; });   // these went with the old core
+    ASSERT_EQ(loaded->list(all), expected);
     ASSERT_EQ(loaded->models(), core_->models());
     ASSERT_EQ(loaded->settings(), core_->settings());
     core_ = std::move(loaded);

@@ -30,7 +30,7 @@ void World::step(core::Event&& event) {
 void World::route() {
   bool commits = false;
   for (core::Effect& effect : effects) {
-    if (auto* c = std::get_if<core::Commit>(&effect)) {
+    if (auto* c = std::get_if<core::Commit>(&effect); c != nullptr && c->durable) {
       commits = true;
       if (std::holds_alternative<core::JobCreated>(c->mutation) || std::holds_alternative<core::JobChanged>(c->mutation)) ++gathering.jobs;
       gathering.mutations.push_back(std::move(c->mutation));

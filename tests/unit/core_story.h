@@ -139,7 +139,7 @@ class Story : public ::testing::Test {
     core->step(now, entropy += 1000, std::move(event), seen);
     core->check_invariants();
     for (std::size_t i = from; i < seen.size(); ++i)
-      if (const auto* c = std::get_if<Commit>(&seen[i])) store.apply(c->mutation);
+      if (const auto* c = std::get_if<Commit>(&seen[i]); c != nullptr && c->durable) store.apply(c->mutation);
   }
   /// A fact, and then the commit of all that followed from it.
   void say(Event event) {
@@ -160,7 +160,7 @@ class Story : public ::testing::Test {
         core->step(now, entropy += 1000, beat, answers);
         for (Effect& e : answers)
           if (!std::holds_alternative<SendNow>(e)) {
-            if (const auto* c = std::get_if<Commit>(&e)) store.apply(c->mutation);
+            if (const auto* c = std::get_if<Commit>(&e); c != nullptr && c->durable) store.apply(c->mutation);
             seen.push_back(std::move(e));
           }
       }
@@ -321,8 +321,7 @@ class Story : public ::testing::Test {
     const JobFixed& f = fixed_[job];
     const JobDynamic& d = expected_[job];
     Assign a{peers[to], number, {job, d.attempt, d.nonce}, lane, d.devices, d.granted, {}, d.checkpoint, f.needs,
-             f.priority, f.timeout, f.body_bytes, f.owner};
-    a.after = f.after;
+             f.priority, f.timeout, f.body_bytes, f.owner, 0, f.after};
     if (change) change(a);
     return Send{a};
   }

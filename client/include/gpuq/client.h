@@ -85,6 +85,7 @@ struct JobSpec {
   std::string label;
   bool exclusive = false;                         ///< stops itself when its worker loses the broker
   bool strict = false;                            ///< refuse it (NO_FIT) when no device known could ever hold it
+  std::string durability;                         ///< "none": never on disk, gone with the broker (wait() then fails with UNAVAILABLE) and once fetched; kinds that answer only
 };
 
 struct Submitted {

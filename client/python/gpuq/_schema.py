@@ -19,7 +19,7 @@ SCHEMA = """\
 10 Submit array items:[SubmitItem]
 - SubmitItem array id:bin16 digest:bin16 kind:str job_class:u8 priority:u8=5 payload_bytes:u32 watch:bool=true model:str
     budget_min_mib:i64 budget_max_mib:i64 devices:u16=1 on_preempt:u8 exclusive:bool where:[str] not_before_ms:i64 deadline_ms:i64
-    timeout_us:i64 retries:u32 unique:str after:[bin16] blobs:[bin32] label:str strict:bool
+    timeout_us:i64 retries:u32 unique:str after:[bin16] blobs:[bin32] label:str strict:bool durability:u8
 11 Submitted array items:[SubmittedItem]
 - SubmittedItem array id:bin16 ok:bool existing:bool code:str what:str next:str
 12 Watch map jobs:[bin16]

@@ -60,10 +60,10 @@ class Batch:
 
 
 class _Watched:
-    __slots__ = ("submitting", "watching", "doubted", "sinks")
+    __slots__ = ("submitting", "watching", "doubted", "undurable", "sinks")
 
     def __init__(self) -> None:
-        self.submitting = self.watching = self.doubted = False
+        self.submitting = self.watching = self.doubted = self.undurable = False
         self.sinks: List[Sink] = []
 
 
@@ -99,6 +99,7 @@ class Jobs(Hooks):
             if watch:
                 watched = self._watched.setdefault(item.id, _Watched())
                 watched.submitting = watched.watching = True
+                watched.undurable = item.undurable
             self._upload_then_queue(item)
 
     def _upload_then_queue(self, item: Prepared) -> None:
@@ -279,6 +280,8 @@ class Jobs(Hooks):
                 if not watched.doubted:     # perhaps asked before its submit arrived
                     watched.doubted = True
                     self._watch_later(0.2, [job])
+                elif watched.undurable:
+                    self._give_up(job, error_of("UNAVAILABLE", f"the broker that held job {id_text(job)} is gone, and with durability none so is the job", "submit it again"))
                 else:
                     self._give_up(job, NotFoundError("NOT_FOUND", f"there is no job {id_text(job)}", "gpuq list"))
         request = self._engine.ask("Watch", {"jobs": jobs}, answered)

@@ -62,6 +62,7 @@ class JobSpec:
     label: str = ""                         # for people
     exclusive: bool = False                 # stops itself when its worker loses the broker
     strict: bool = False                    # refuse it (NO_FIT) when no device known could ever hold it
+    durability: str = ""                    # "none": never on disk, gone with the broker and once fetched; kinds that answer only
     watch: bool = True                      # the broker tells this client by itself when it is final; False for fire and forget
 
 
@@ -103,10 +104,11 @@ class Source:
 class Prepared:
     """One job, ready for the wire."""
 
-    __slots__ = ("id", "packed", "payload", "uploads", "uploads_left", "sends", "batch", "index")
+    __slots__ = ("id", "packed", "payload", "uploads", "undurable", "uploads_left", "sends", "batch", "index")
 
     def __init__(self, raw_id: bytes, packed: bytes, payload: bytes, uploads: List[Source]) -> None:
         self.id, self.packed, self.payload, self.uploads = raw_id, packed, payload, uploads
+        self.undurable = False
         self.uploads_left = self.sends = self.index = 0
         self.batch: Any = None
 
@@ -139,7 +141,9 @@ def prepare(spec: JobSpec, inline_bytes_max: int = 64 << 10) -> Prepared:
                          f"{inline_bytes_max >> 10} KiB", "pass large data as a part")
     item["payload_bytes"] = len(payload)
     item["digest"] = _digest(item, payload)
-    return Prepared(item["id"], wire.pack(wire.STRUCTS["SubmitItem"].write(item)), payload, uploads)
+    prepared = Prepared(item["id"], wire.pack(wire.STRUCTS["SubmitItem"].write(item)), payload, uploads)
+    prepared.undurable = item["durability"] != 0
+    return prepared
 
 
 def item_of(spec: JobSpec) -> Dict[str, Any]:
@@ -152,7 +156,7 @@ def item_of(spec: JobSpec) -> Dict[str, Any]:
             "on_preempt": _index(ON_PREEMPT, spec.on_preempt, "on_preempt") if spec.on_preempt else default_preempt,
             "priority": spec.priority, "model": spec.model, "budget_min_mib": low, "budget_max_mib": high, "devices": spec.devices,
             "exclusive": spec.exclusive, "strict": spec.strict, "watch": spec.watch, "where": sorted(set(spec.where)), "retries": spec.retries,
-            "unique": spec.unique, "label": spec.label, "timeout_us": int(spec.timeout * 1_000_000)}
+            "durability": 1 if spec.durability == "none" else 0, "unique": spec.unique, "label": spec.label, "timeout_us": int(spec.timeout * 1_000_000)}
     if spec.after:
         item["after"] = [id_bytes(one, "after") for one in spec.after]
     if spec.not_before is not None:
@@ -177,6 +181,8 @@ def _judge(spec: JobSpec) -> None:
         raise UsageError("OVER_LIMIT", f"retries {spec.retries} is not 0..{RETRIES_MAX}", "")
     if spec.timeout < 0:
         raise UsageError("USAGE", f"timeout {spec.timeout} is negative", "seconds of one attempt; 0 = none")
+    if spec.durability not in ("", "none", "always"):
+        raise UsageError("USAGE", f"durability {spec.durability!r} is neither always nor none", "leave it out: on disk before the answer")
     if len(spec.where) > WHERE_MAX:
         raise UsageError("OVER_LIMIT", f"more than {WHERE_MAX} labels asked for", "")
     if len(spec.after) > AFTER_MAX:

@@ -80,6 +80,25 @@ def test_calls_made_while_no_broker_is_there_are_answered_when_it_is(home):
         assert client.status(running)[0].attempt == 1, "a job that lives through the restart is not started again"
 
 
+def test_with_durability_none_a_caller_hears_that_the_broker_went_and_may_ask_again(home):
+    with gpuq.Client(access_file=home.access(), timeout=60) as client:
+        said = []
+
+        def call():
+            try:
+                client.run("sleep", params={"ms": 60_000}, durability="none")
+            except gpuq.Error as error:
+                said.append(error)
+        waiting = threading.Thread(target=call)
+        waiting.start()
+        until(lambda: [one for one in client.list() if one.state == "running"], "it runs")
+        again(home)
+        waiting.join(30)
+        assert [error.code for error in said] == ["UNAVAILABLE"] and "durability none" in said[0].what
+        assert client.run("echo", parts={"a": b"x"}, durability="none").ok
+        until(lambda: not client.list(), "fetched, it is forgotten, and the other never was on disk")
+
+
 def test_an_upload_and_a_download_live_through_a_killed_broker(home, tmp_path):
     data = os.urandom(200 << 20)
     file = tmp_path / "large"

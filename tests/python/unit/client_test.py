@@ -170,7 +170,7 @@ def test_equal_specs_have_equal_digests_and_others_have_not():
 
 def test_kinds_and_their_defaults_are_those_of_the_project_and_of_the_page():
     classes, preempts = ["inference", "training", "synthesis"], ["checkpoint", "pause", "restart", "never"]
-    table = re.findall(r'KindTraits{"([\w.]+)", JobClass::(\w+), .*OnPreempt::(\w+)}', (SOURCE / "common/vocabulary/job.h").read_text())
+    table = re.findall(r'KindTraits{"([\w.]+)", JobClass::(\w+), .*OnPreempt::(\w+)(?:, true)?}', (SOURCE / "common/vocabulary/job.h").read_text())
     kinds = {name: (classes.index(job_class), preempts.index(preempt)) for name, job_class, preempt in table}
     assert len(kinds) >= 10 and spec.KINDS == kinds
     page = (SOURCE / "common/wire/PROTOCOL.md").read_text().partition("## 12. Kinds")[2]
