@@ -110,7 +110,7 @@ void Core::State::check_all() const {
 
   // Jobs: one state each, counted once; granted jobs have exactly one hold; ready ones exactly one living entry.
   Sums sums;
-  std::unordered_map<Index, Index> ready_of, refs_of;
+  std::unordered_map<Index, Index> ready_of, refs_of, heirs_of;
   for (Index slot = 0; slot < jobs.extent(); ++slot) {
     const Job& job = jobs[slot];
     if (job.seq == 0) continue;
@@ -126,6 +126,9 @@ void Core::State::check_all() const {
       check(shapes[job.shape].tenant == tenant_for(job.owner), "a ready job stands among those of another tenant");
     }
     if (!job.durable) sums.undurable_bytes += bytes_of(job) - (is_terminal(job.state) ? 0U : job.result_bytes);
+    if (const Extra* x = extra(job); x != nullptr && !is_terminal(job.state))
+      for (const JobId& id : x->after)
+        if (const Index parent = jobs.find(id); parent != kNone) ++heirs_of[parent];
     if (is_terminal(job.state)) {
       sums.final_bytes += bytes_of(job);
       check(job.watcher == kNone, "a final job is still watched");
@@ -140,6 +143,8 @@ void Core::State::check_all() const {
       check(it != uniques.end() && it->second == slot, "a live job does not hold its unique key");
     }
   }
+  for (Index slot = 0; slot < jobs.extent(); ++slot)
+    if (const Extra* x = jobs[slot].seq == 0 ? nullptr : extra(jobs[slot])) check(x->heirs == heirs_of[slot], "jobs that come after another are counted wrongly");
   for (std::size_t c = 0; c < kJobClasses; ++c)
     for (std::size_t s = 0; s < kJobStates; ++s) check(sums.by[c][s] == totals.by_class_and_state[c][s], "a count of jobs by state is wrong");
   check(sums.queued_bytes == totals.queued_bytes, "queued bytes are wrong");

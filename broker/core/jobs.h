@@ -55,6 +55,7 @@ struct Job {
   bool queued : 1 {};             ///< an entry stands in its shape's line (it may be stale)
   bool result_expired : 1 {};
   bool held : 1 {};               ///< ready, but in no line: an operator holds it
+  bool kept_for_heirs : 1 {};     ///< final, and its time to be dropped has come before theirs to end
   bool durable : 1 {true};        ///< false: what happens to it is kept in memory only
 };
 
@@ -75,6 +76,7 @@ struct Extra {
   std::vector<Index> more_watchers;
   std::vector<Entry> children;       ///< jobs that come after this one and still wait
   std::uint32_t parents_left{};      ///< blocked: how many have not succeeded yet
+  std::uint32_t heirs{};             ///< unfinished jobs that come after this one: they will want its result
 };
 
 /// JobId -> slot: open addressing over slots and 32 bits of hash; the ids are read from the jobs themselves, once per hit.

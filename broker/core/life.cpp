@@ -70,6 +70,7 @@ void Core::State::settle_one(Index slot, Token result) {
     commit(UniqueReleased{x->unique});
   }
   notify(slot, result);
+  leave_parents(slot);
   settle_children(slot);
   keep_final(slot);
 }

@@ -26,7 +26,7 @@ void Core::State::load(const Image& image) {
   order.reserve(image.jobs.size());
   for (const JobRecord& record : image.jobs) order.push_back(&record);
   std::sort(order.begin(), order.end(), [](const JobRecord* a, const JobRecord* b) { return a->fixed.seq < b->fixed.seq; });
-  std::vector<Index> finals_found;
+  std::vector<Index> finals_found, heirs;
   for (const JobRecord* record : order) {
     const JobFixed& f = record->fixed;
     const JobDynamic& d = record->dynamic;
@@ -73,6 +73,7 @@ void Core::State::load(const Image& image) {
     count_unfinished(jobs[slot].owner, 1);
     totals.queued_bytes += job.body_bytes;
     if (!f.unique.empty()) uniques.emplace(f.unique, slot);
+    if (!f.after.empty()) heirs.push_back(slot);
     if (f.deadline.ms != 0) arm_wall(f.deadline, TimerKind::deadline, slot, job.seq);
     if (d.state == JobState::ready) enqueue(slot);
     if (d.state == JobState::waiting) arm_waiting(slot);
@@ -86,6 +87,10 @@ void Core::State::load(const Image& image) {
       watch_worker(worker);
     }
   }
+
+  for (const Index slot : heirs)
+    for (const JobId& id : std::vector<JobId>(extra_of(jobs[slot]).after))   // a copy: a parent may need an Extra of its own
+      if (const Index parent = jobs.find(id); parent != kNone) ++extra_of(jobs[parent]).heirs;
 
   follow_tenants();
   rekey_all();

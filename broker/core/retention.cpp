@@ -3,6 +3,7 @@
 // By bytes: fetched ones go first, the oldest fetch first; unfetched ones are never dropped for room, new submits are refused
 // instead (QUEUE_FULL). By age: a fetched job is forgotten; an unfetched one loses its result (RESULT_EXPIRED), its record stays as
 // long again. An id is remembered at least an hour after the end: a tombstone takes over when the record goes earlier.
+// A job that unfinished ones come after is kept for them, whatever its age and the room: they will want its result.
 // What is kept in memory only is for callers that wait: it goes as soon as it is fetched, or a minute after its end, and leaves nothing.
 #include <algorithm>
 
@@ -42,14 +43,14 @@ void Core::State::retain() {
   while (totals.final_bytes > config.final_bytes_max && !fetched.empty()) {
     const Entry entry = fetched.front();
     fetched.pop_front();
-    if (is_entry(entry)) forget(entry.job);
+    if (is_entry(entry) && !kept_for_heirs(entry.job)) forget(entry.job);
   }
   const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.result_retention).count();
   while (!finals.empty()) {
     const Entry entry = finals.front();
     if (is_entry(entry) && jobs[entry.job].ended_ms + age > now.wall.ms) break;
     finals.pop_front();
-    if (!is_entry(entry)) continue;
+    if (!is_entry(entry) || kept_for_heirs(entry.job)) continue;
     if (jobs[entry.job].fetched) forget(entry.job);
     else expire_result(entry.job);
   }
@@ -71,6 +72,30 @@ void Core::State::retain() {
     const JobId id = tombstone_ends.front().id;
     tombstone_ends.pop_front();
     if (tombstones.erase(id)) commit(TombstoneDropped{id});
+  }
+}
+
+/// True: it leaves the lists by which it would be dropped, and comes back when the last heir has ended.
+bool Core::State::kept_for_heirs(Index slot) {
+  const Extra* x = extra(jobs[slot]);
+  if (x == nullptr || x->heirs == 0) return false;
+  jobs[slot].kept_for_heirs = true;
+  return true;
+}
+
+/// A job has ended: those it came after need not wait for it any more.
+void Core::State::leave_parents(Index slot) {
+  const Extra* own = extra(jobs[slot]);
+  if (own == nullptr) return;
+  for (const JobId& id : own->after) {
+    const Index parent = jobs.find(id);
+    if (parent == kNone || jobs[parent].extra == kNone) continue;
+    Extra& x = extras[jobs[parent].extra];
+    if (x.heirs == 0 || --x.heirs != 0 || !jobs[parent].kept_for_heirs) continue;
+    jobs[parent].kept_for_heirs = false;
+    const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(config.timing.result_retention).count();
+    if (jobs[parent].ended_ms + age <= now.wall.ms) finals.push_front({jobs[parent].seq, parent});   // else it still stands there
+    if (jobs[parent].fetched) fetched.push_front({jobs[parent].seq, parent});
   }
 }
 

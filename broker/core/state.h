@@ -295,6 +295,8 @@ struct Core::State {
   void on_fetched(const FetchedReceived& e);
   void retain();
   void forget(Index slot);
+  bool kept_for_heirs(Index slot);
+  void leave_parents(Index slot);
   void expire_result(Index slot);
   [[nodiscard]] bool is_entry(const Entry& entry) const;
   [[nodiscard]] std::optional<std::int64_t> next_retention_ms() const;

@@ -170,6 +170,7 @@ Index Core::State::create(JobFixed& f, Token body, JobId body_of) {
   std::uint32_t parents_left = 0;
   for (const JobId& id : f.after) {
     const Index parent = jobs.find(id);
+    ++extra_of(jobs[parent]).heirs;
     if (jobs[parent].state == JobState::succeeded) continue;
     ++parents_left;
     if (is_terminal(jobs[parent].state)) failed_parent = parent;

@@ -14,8 +14,7 @@ constexpr Duration kWakeupMin = 200us;
 constexpr std::size_t kRecordBytes = 300;   // what a record costs in a batch beside its body, roughly
 }  // namespace
 
-Broker::State::State(net::Context& context, asio::io_context& io_, BrokerConfig config_, MakeStore make_store_, store::BlobStore& blobs_,
-                     Handlers handlers_)
+Broker::State::State(net::Context& context, asio::io_context& io_, BrokerConfig config_, MakeStore make_store_, store::BlobStore& blobs_, Handlers handlers_)
     : io(io_),
       config(std::move(config_)),
       make_store(std::move(make_store_)),

@@ -137,7 +137,8 @@ class Fsck {
     int status = 0;
     if (child > 0) waitpid(child, &status, 0);
     if (child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
-    found.findings.push_back({store::FindingKind::scheduler_refuses, where_, "a scheduler cannot work with these records; its reason stands above: please report it with this output", {}, {}, {}, false});
+    found.findings.push_back({store::FindingKind::scheduler_refuses, where_, "a scheduler cannot work with these records; its reason stands above: please report it with this output",
+                              {}, {}, {}, false});
   }
 
   Result<std::size_t> repair(const Examined& found) {

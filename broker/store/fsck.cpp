@@ -57,7 +57,8 @@ class Examiner {
   void look_at_heads() {
     const bool holds_anything = !raw_.jobs.empty() || !raw_.models.empty() || !raw_.tombs.empty() || !raw_.settings.empty();
     if (!raw_.term.there && holds_anything)
-      found(FindingKind::no_term, keys_.term, "there is data, and nobody ever led it: the namespace was restored or emptied in part", "a term is written").commands = {{"SET", keys_.term, "1 fsck"}};
+      found(FindingKind::no_term, keys_.term, "there is data, and nobody ever led it: the namespace was restored or emptied in part", "a term is written")
+          .commands = {{"SET", keys_.term, "1 fsck"}};
     if (raw_.term.there && (!raw_.term.bytes || !is_number(*raw_.term.bytes, ' ')))
       found(FindingKind::foreign_type, keys_.term, "it holds no term: another program may use this namespace");   // not ours to touch
     if (raw_.batch.there && (!raw_.batch.bytes || !is_number(*raw_.batch.bytes)))
@@ -95,20 +96,23 @@ class Examiner {
   void look_at(const JobId& job_id, const RawJob& job) {
     const std::string id = to_string(job_id);
     if (!job.fixed.there) {
-      const std::string left = std::string(job.dynamic.there ? " state" : "") + (job.body ? " body" : "") + (job.result ? " result" : "") + (job.places.empty() ? "" : " a place in " + places(job));
+      const std::string left = std::string(job.dynamic.there ? " state" : "") + (job.body ? " body" : "") + (job.result ? " result" : "") +
+                               (job.places.empty() ? "" : " a place in " + places(job));
       return quarantine(FindingKind::no_record, keys_.fixed + id, "the record is missing, though there is:" + left, job, id);
     }
     if (!job.fixed.bytes) return quarantine(FindingKind::bad_record, keys_.fixed + id, "it is of another type than gpuq writes", job, id);
     auto fixed = decode_fixed(job_id, *job.fixed.bytes);
     if (!fixed) return quarantine(FindingKind::bad_record, keys_.fixed + id, "the record cannot be read: " + fixed.error().what, job, id);
     if (fixed->priority > kPriorityMax)
-      return quarantine(FindingKind::bad_record, keys_.fixed + id, "priority " + std::to_string(fixed->priority) + " is not 0.." + std::to_string(kPriorityMax) + ": a broker passes over this " + described(*fixed), job, id);
+      return quarantine(FindingKind::bad_record, keys_.fixed + id,
+                        "priority " + std::to_string(fixed->priority) + " is not 0.." + std::to_string(kPriorityMax) + ": a broker passes over this " + described(*fixed), job, id);
     core::JobRecord record{std::move(*fixed), {}};
     const core::JobFixed& f = record.fixed;
     if (job.dynamic.there) {
       auto dynamic = job.dynamic.bytes ? decode_dynamic(*job.dynamic.bytes) : Result<core::JobDynamic>(fail(Errc::redis_corrupt, "it is of a foreign type"));
       if (!dynamic)
-        return quarantine(FindingKind::bad_state, keys_.dynamic + id, "the state cannot be read (" + dynamic.error().what + "), so this " + described(f) + " may have run or not", job, id);
+        return quarantine(FindingKind::bad_state, keys_.dynamic + id,
+                          "the state cannot be read (" + dynamic.error().what + "), so this " + described(f) + " may have run or not", job, id);
       record.dynamic = std::move(*dynamic);
     } else {
       // No state means ready and never started. A place in any other set says that there was one.
@@ -116,7 +120,9 @@ class Examiner {
         return p.set != StateSet::ready_inference && p.set != StateSet::ready_training && p.set != StateSet::ready_synthesis;
       });
       if (elsewhere != job.places.end() || (job.result && job.places.empty()))
-        return quarantine(FindingKind::no_state, keys_.dynamic + id, "the state is missing, though " + (elsewhere != job.places.end() ? "the job stands in " + places(job) : std::string("there is a result")) + ": this " + described(f) + " may have run or not", job, id);
+        return quarantine(FindingKind::no_state, keys_.dynamic + id,
+                          "the state is missing, though " + (elsewhere != job.places.end() ? "the job stands in " + places(job) : std::string("there is a result")) +
+                              ": this " + described(f) + " may have run or not", job, id);
     }
     const bool placed = in_one_set(record, job, id);
     contents(record, job, id);
@@ -172,7 +178,9 @@ class Examiner {
       core::JobRecord& record = *at;
       record.fixed.seq = ++last_seq_;
       const std::string text = to_string(id);
-      Finding& f = found(FindingKind::seq_twice, keys_.fixed + text, "its place in the order of submits, " + std::to_string(seq) + (seq == 0 ? ", is none" : ", is another job's too"), "moved behind all others: " + std::to_string(last_seq_));
+      Finding& f = found(FindingKind::seq_twice, keys_.fixed + text,
+                         "its place in the order of submits, " + std::to_string(seq) + (seq == 0 ? ", is none" : ", is another job's too"),
+                         "moved behind all others: " + std::to_string(last_seq_));
       f.commands.push_back({"SET", keys_.fixed + text, encode(record.fixed)});
       const StateSet set = set_of(record.dynamic.state, record.fixed.needs.job_class);
       f.commands.push_back({"ZADD", keys_.set(set), std::to_string(score_of(record.dynamic, record.fixed.seq)), text});
@@ -211,11 +219,15 @@ class Examiner {
       const std::string text = to_string(id);
       const auto it = raw_.unique.find(key);
       if (it != raw_.unique.end() && it->second == text) continue;
-      found(FindingKind::bad_unique, keys_.unique, "job " + text + " has taken '" + key.substr(0, 60) + "'" + (it == raw_.unique.end() ? ", and it is not listed" : ", listed for " + it->second.substr(0, 40)), "listed for this job")
+      const std::string listed = it == raw_.unique.end() ? ", and it is not listed" : ", listed for " + it->second.substr(0, 40);
+      found(FindingKind::bad_unique, keys_.unique, "job " + text + " has taken '" + key.substr(0, 60) + "'" + listed, "listed for this job")
           .commands = {{"HSET", keys_.unique, key, text}};
     }
     for (const auto& [key, holder] : raw_.unique)
-      if (!unique_.contains(key)) found(FindingKind::bad_unique, keys_.unique, "'" + key.substr(0, 60) + "' is listed for " + holder.substr(0, 40) + ", which is not unfinished or has not taken it", "taken off the list").commands = {{"HDEL", keys_.unique, key}};
+      if (!unique_.contains(key))
+        found(FindingKind::bad_unique, keys_.unique, "'" + key.substr(0, 60) + "' is listed for " + holder.substr(0, 40) + ", which is not unfinished or has not taken it",
+              "taken off the list")
+            .commands = {{"HDEL", keys_.unique, key}};
   }
 
   const RawNamespace& raw_;
@@ -242,13 +254,13 @@ std::vector<NamedBlob> blobs_named_by(const core::Image& image) {
   const auto add = [&](const BlobDigest& digest, const std::string& by, const std::string& without) {
     if (digest.empty()) return;
     NamedBlob& blob = named.try_emplace(digest, NamedBlob{digest, by, without}).first->second;
-    if (blob.unfinished.empty() && !without.empty()) blob.by = by, blob.unfinished = without;
+    if (blob.needed.empty() && !without.empty()) blob.by = by, blob.needed = without;
   };
   for (const core::JobRecord& job : image.jobs) {
     const std::string by = "job " + to_string(job.fixed.id);
     const bool ended = is_terminal(job.dynamic.state);
     for (const BlobDigest& digest : job.fixed.blobs) add(digest, by, ended ? "" : "the job will fail with UNKNOWN_BLOB: cancel it and submit it again");
-    for (const BlobDigest& digest : job.dynamic.result_blobs) add(digest, by, "");
+    for (const BlobDigest& digest : job.dynamic.result_blobs) add(digest, by, job.dynamic.fetched ? "" : "that part of its result is lost: gpuq retry " + to_string(job.fixed.id));
     add(job.dynamic.checkpoint.blob, by, ended ? "" : "the job cannot go on from its checkpoint");
   }
   for (const core::ModelRecord& model : image.models) add(model.blob, "model " + model.name + "@" + model.version, "jobs on this model will fail: push it again");

@@ -72,7 +72,7 @@ Examined examine(const RawNamespace& raw, const Keys& keys, std::string_view sta
 struct NamedBlob {
   BlobDigest digest;
   std::string by;
-  std::string unfinished;   ///< what happens without it; empty = nothing any more, it only can be fetched no longer
+  std::string needed;       ///< what happens without it; empty = nothing any more, it only can be fetched no longer
 };
 std::vector<NamedBlob> blobs_named_by(const core::Image& image);
 

@@ -30,8 +30,8 @@ std::vector<Finding> look_at_blobs(const std::string& dir, const std::vector<Nam
   for (const NamedBlob& blob : named) {
     const fs::path file = files.path_of(blob.digest);
     std::error_code error;
-    const bool ended = blob.unfinished.empty();
-    const std::string without = ended ? "; it can no longer be fetched" : ": " + blob.unfinished;
+    const bool ended = blob.needed.empty();
+    const std::string without = ended ? "; it can no longer be fetched" : ": " + blob.needed;
     if (!fs::is_regular_file(file, error)) {
       findings.push_back({FindingKind::no_blob, file.string(), "the blob that " + blob.by + " names is missing" + without, {}, {}, {}, ended});
       continue;

@@ -2,6 +2,7 @@
 #include "broker/store/fsck_session.h"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <random>
 #include <thread>
@@ -31,6 +32,15 @@ RawValue value_of(const Reply& reply) {
 }
 
 bool wrong_type(const Reply& reply) { return reply.is(Reply::Type::error) && reply.text.starts_with("WRONGTYPE"); }
+
+/// "17 89ab…" -> 17
+std::optional<Term> term_of(const Reply& reply) {
+  Term term{};
+  const std::string& text = reply.text;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), term);
+  if (!reply.is(Reply::Type::string) || error != std::errc{} || end == text.data() + text.size() || *end != ' ') return std::nullopt;
+  return term;
+}
 
 std::string random_word() {
   std::random_device device;
@@ -217,8 +227,9 @@ Result<void> FsckSession::take_term() {
   const auto seen = ask(CommandBuffer().add("WATCH", keys_.term).add("GET", keys_.term));
   if (!seen) return tl::unexpected(seen.error());
   const Reply& current = (*seen)[1];
-  if (current.is(Reply::Type::error)) return fail(Errc::redis_corrupt, "key " + keys_.term + " holds no term: another program may use this namespace", "choose another with --namespace");
-  const std::string next = std::to_string(std::strtoull(current.text.c_str(), nullptr, 10) + 1) + " " + random_word();
+  if (!current.is(Reply::Type::nil) && !term_of(current))
+    return fail(Errc::redis_corrupt, "key " + keys_.term + " holds no term: another program may use this namespace", "choose another with --namespace");
+  const std::string next = std::to_string(term_of(current).value_or(0) + 1) + " " + random_word();
   const auto moved = ask(CommandBuffer().add("MULTI").add("SET", keys_.term, next).add("EXEC"));
   if (!moved) return tl::unexpected(moved.error());
   if ((*moved)[2].is(Reply::Type::nil)) return fail(Errc::fenced, "a broker took over namespace '" + options_.name_space + "' just now", "stop it, then run the repair again");

@@ -260,9 +260,16 @@ void Jobs::failed(const Error& error) {
     if (entry.sink) entry.sink->failed(job, error);
     for (const SinkPtr& other : entry.more) other->failed(job, error);
   }
+  say_fetched();   // a program that ends right behind its result has it all the same
 }
 
 // ---- fetched
+
+void Jobs::say_fetched() {
+  if (fetched_.empty() || !engine_.up()) return;
+  engine_.tell(wire::Fetched{std::move(fetched_)});
+  fetched_.clear();
+}
 
 void Jobs::acknowledge(const JobId& job, const gpuq::JobResult& result) {
   if (!engine_.settings().acknowledge) return;
@@ -321,10 +328,7 @@ bool Jobs::tick(Instant now) {
     watch_later_[i] = std::move(watch_later_.back());
     watch_later_.pop_back();
   }
-  if (!fetched_.empty() && fetched_due_ <= now && engine_.up()) {
-    engine_.tell(wire::Fetched{std::move(fetched_)});
-    fetched_.clear();
-  }
+  if (fetched_due_ <= now) say_fetched();
   if (watch_questions_.size() > 1024) watch_questions_.erase(watch_questions_.begin(), watch_questions_.end() - 512);
   return !batches_.empty() || !fetched_.empty() || !later_.empty() || !watch_later_.empty();
 }

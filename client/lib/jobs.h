@@ -67,6 +67,7 @@ class Jobs {
   void give_up(const JobId& job, const Error& error);
   void deliver(const JobId& job, gpuq::JobResult&& result);
   void keep(const JobId& job, gpuq::JobResult&& result);
+  void say_fetched();
   void acknowledge(const JobId& job, const gpuq::JobResult& result);
 
   static constexpr std::size_t kSubmitsInFlight = 32;         // messages: bounds memory, lets items gather under load

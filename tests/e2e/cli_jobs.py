@@ -69,7 +69,7 @@ class Jobs(UpStory):
         ran = self.assert_ran(self.gpuq("submit", "echo", "hi", "--durability", "none", "--wait", "-o", "jsonl"))
         job = self.lines(ran)[0]
         self.assertEqual(job["state"], "succeeded")
-        until(lambda: self.gpuq("status", job["id"]).returncode == 3, "fetched, it is forgotten")
+        until(lambda: self.gpuq("status", job["id"]).returncode == 3, "fetched, it is forgotten", 30)
         refused = self.assert_error(self.gpuq("submit", "--durability", "none", "--", "true"), 2, "BAD_MESSAGE")
         self.assertIn("outlives its caller", refused.stderr)
 

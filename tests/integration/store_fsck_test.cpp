@@ -163,6 +163,15 @@ TEST_F(StoreFsckTest, a_redis_that_would_not_keep_a_repair_is_only_read) {
   EXPECT_EQ(refused.error().code, Errc::redis_durability);
 }
 
+TEST_F(StoreFsckTest, a_term_that_is_somebody_elses_is_not_moved) {
+  end();
+  server.client()("SET", "gpuq:{test}:term", "locked by a cron job");
+  const auto refused = session()->take_term();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, Errc::redis_corrupt);
+  EXPECT_EQ(server.client()("GET", "gpuq:{test}:term").text, "locked by a cron job");
+}
+
 TEST(StoreFsckBlobs, missing_and_spoilt_files_are_found) {
   TempFolder folder;
   store::Sha256 hash;
@@ -183,7 +192,7 @@ TEST(StoreFsckBlobs, missing_and_spoilt_files_are_found) {
   EXPECT_EQ(spoilt[0].kind, FindingKind::bad_blob);
   ASSERT_EQ(spoilt[0].moves.size(), 1U);
   EXPECT_EQ(spoilt[0].moves[0].second, (folder.path() / "quarantine" / to_string(blob.digest)).string());
-  blob.unfinished.clear();   // nobody needs it any more
+  blob.needed.clear();   // nobody needs it any more
   fs::remove(file);
   EXPECT_TRUE(look(false)[0].note);
 }

@@ -143,6 +143,29 @@ class Retention : public Story {
   }
 };
 
+TEST_F(Retention, a_result_is_kept_for_those_that_come_after_its_job_however_old_and_large_it_is) {
+  restart_with(5000);
+  const auto old = finished(1), large = finished(2, 2000);   // 1700 and 2700 bytes with their records
+  const auto child = submitted(with(item(3, "detect"), [&](SubmitItem& i) {   // nothing runs it here
+    i.fixed.needs.model.clear();
+    i.fixed.needs.kind = *kind_index("command");
+    i.fixed.after = {old, large};
+  }));
+  say(FetchedReceived{kClient, {large}});
+  finished(4);
+  EXPECT_TRUE(core->find(large, now).has_value()) << "there is no room, and it is fetched, and yet it is kept";
+  leap(30h);
+  EXPECT_EQ(dynamic(old).result_bytes, 1000U);
+  EXPECT_EQ(dynamic(large).result_bytes, 2000U);
+  expect_reload_is_the_same();
+  say(CancelReceived{kClient, ++request, {child}});
+  leap(1s);
+  EXPECT_FALSE(core->find(large, now).has_value()) << "nobody comes after it any more";
+  EXPECT_EQ(dynamic(old).error, Errc::result_expired);
+  leap(24h);
+  EXPECT_FALSE(core->find(old, now).has_value());
+}
+
 TEST_F(Retention, for_room_fetched_results_go_first_and_then_submits_are_refused_until_somebody_fetches) {
   restart_with(5000);
   const auto one = finished(1), two = finished(2), three = finished(3);  // 1700 bytes each with their records

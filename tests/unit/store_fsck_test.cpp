@@ -215,8 +215,16 @@ TEST(StoreFsck, blobs_are_named_once_by_whoever_needs_them_most) {
   const auto named = store::blobs_named_by(image);
   ASSERT_EQ(named.size(), 2U);
   EXPECT_EQ(named[0].by, "job " + to_string(job_id(2)));
-  EXPECT_FALSE(named[0].unfinished.empty());
+  EXPECT_FALSE(named[0].needed.empty());
   EXPECT_EQ(named[1].digest, state);
+
+  auto fetched = ended_job(4), waits = ended_job(5);
+  fetched.dynamic.fetched = true;
+  fetched.dynamic.result_blobs = {shared}, waits.dynamic.result_blobs = {state};
+  image.jobs = {fetched, waits};
+  const auto results = store::blobs_named_by(image);
+  EXPECT_TRUE(results[0].needed.empty()) << "its caller has it";
+  EXPECT_NE(results[1].needed.find("gpuq retry " + to_string(job_id(5))), std::string::npos);
 }
 
 }  // namespace

@@ -342,6 +342,7 @@ class Jobs(Hooks):
             sink(None, error)
 
     def failed(self, error: Error) -> None:
+        self._fetched_due = 0.0     # when it ends: the flush before the goodbye says what it has
         for batch in list(self._batches):
             self._end(batch)
             settle(batch.future, error=error)

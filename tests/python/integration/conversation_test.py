@@ -55,6 +55,12 @@ def test_parts_of_every_kind_come_back_as_they_were(client, tmp_path):
     assert (client.run("echo", parts={"t": array}).part("t").value() == array).all()
 
 
+def test_a_client_that_closes_right_behind_its_result_has_fetched_it(home, client):
+    with gpuq.Client(access_file=home.access("brief")) as brief:
+        job = brief.run("echo", durability="none")
+    until(lambda: not client.status(job.id)[0].found, "what was fetched to be forgotten", 30)
+
+
 def test_ten_thousand_jobs_in_batches_each_with_its_own_result(client):
     before = client.top()
     specs = [gpuq.JobSpec("echo", parts={"n": str(n)}) for n in range(10_000)]
