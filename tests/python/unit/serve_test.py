@@ -66,8 +66,10 @@ class Child:
         return frame
 
     def end(self):
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)      # also what the model started and left behind
+        except ProcessLookupError:
+            pass
         self.process.wait(30)
         self.printed.close()
 
