@@ -126,7 +126,7 @@ class Examiner {
     }
     const bool placed = in_one_set(record, job, id);
     contents(record, job, id);
-    by_seq_.insert({f.seq, !placed, f.id});
+    by_seq_.insert({f.seq, !placed, f.id, out_.image.jobs.size()});
     last_seq_ = std::max(last_seq_, f.seq);
     if (!is_terminal(record.dynamic.state) && !f.unique.empty()) unique_.emplace(f.unique, f.id);
     out_.image.jobs.push_back(std::move(record));
@@ -170,14 +170,14 @@ class Examiner {
   /// Order and places are by seq: 0, and one of two (that whose place does not bear it out), get a new one behind all others.
   void sequence_numbers() {
     std::uint64_t before = 0;
-    for (const auto& [seq, unplaced, id] : by_seq_) {
+    for (const auto& place : by_seq_) {
+      const std::uint64_t seq = std::get<0>(place);
       const bool odd = seq == 0 || seq == before;
       before = seq;
       if (!odd) continue;
-      const auto at = std::find_if(out_.image.jobs.begin(), out_.image.jobs.end(), [&](const core::JobRecord& r) { return r.fixed.id == id; });
-      core::JobRecord& record = *at;
+      core::JobRecord& record = out_.image.jobs[std::get<3>(place)];
       record.fixed.seq = ++last_seq_;
-      const std::string text = to_string(id);
+      const std::string text = to_string(record.fixed.id);
       Finding& f = found(FindingKind::seq_twice, keys_.fixed + text,
                          "its place in the order of submits, " + std::to_string(seq) + (seq == 0 ? ", is none" : ", is another job's too"),
                          "moved behind all others: " + std::to_string(last_seq_));
@@ -208,7 +208,7 @@ class Examiner {
       const auto id = parse_job_id(field);
       auto tomb = id ? decode_tombstone(*id, value) : Result<core::Image::Tombstone>(fail(Errc::redis_corrupt, "no job id"));
       if (!tomb) field_aside(FindingKind::bad_tombstone, keys_.tombs, field, value, tomb.error().what);
-      else out_.image.tombstones.push_back(std::move(*tomb));
+      else out_.image.tombstones.push_back(*tomb);
     }
     unique_keys();
   }
@@ -234,7 +234,7 @@ class Examiner {
   const Keys& keys_;
   const std::string prefix_, aside_;
   Examined out_;
-  std::set<std::tuple<std::uint64_t, bool, JobId>> by_seq_;
+  std::set<std::tuple<std::uint64_t, bool, JobId, std::size_t>> by_seq_;   ///< with its place in the image
   std::uint64_t last_seq_{};
   std::map<std::string, JobId> unique_;
 };
