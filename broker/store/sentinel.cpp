@@ -1,6 +1,7 @@
 #include "broker/store/sentinel.h"
 
 #include <charconv>
+#include <utility>
 
 #include "broker/store/command.h"
 #include "common/net/asio.h"
@@ -57,7 +58,9 @@ void SentinelLookup::next(const std::string& why) {
 
 void SentinelLookup::answer(Result<RedisAddress> result) {
   asio::post(io_, [this, alive = alive_, result = std::move(result)]() mutable {
-    if (*alive) done_(std::move(result));   // may destroy us
+    if (!*alive) return;
+    const auto done = std::exchange(done_, nullptr);   // it may destroy us, and with us what it has captured
+    done(std::move(result));
   });
 }
 
