@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -53,6 +54,7 @@ struct WorkerStory : BrokerStory {
     std::vector<std::string> argv;
     if (!worker_environment.empty()) {
       argv = {"/usr/bin/env", "-i"};
+      if (const char* sanitizer = std::getenv("TSAN_OPTIONS")) argv.push_back(std::string("TSAN_OPTIONS=") + sanitizer);   // what it must not report
       argv.insert(argv.end(), worker_environment.begin(), worker_environment.end());
     }
     const std::vector<std::string> own{GPUQ_WORKER_PROGRAM, "--access-file", file, "--broker", broker.workers, "--scratch", scratch(), "--devices", "cpu", "--cpu-memory", "4GiB", "--ready-fd", "3"};
