@@ -33,7 +33,6 @@ class KeptJobs {
     const auto it = jobs_.find(job);
     return it == jobs_.end() ? nullptr : it->second.result;
   }
-  [[nodiscard]] std::size_t size() const { return jobs_.size(); }
   void clear() { jobs_.clear(); }
 
  private:

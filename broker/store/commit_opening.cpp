@@ -29,13 +29,8 @@ bool transient(Errc code) { return code == Errc::unavailable || code == Errc::st
 
 void CommitFsm::check_and_watch(Actions& out) {
   state_ = State::checking;
-  const RedisAddress& address = options_.address;
   CommandBuffer commands;
-  if (!address.password.empty()) {
-    if (address.user.empty()) commands.add("AUTH", address.password);
-    else commands.add("AUTH", address.user, address.password);
-  }
-  if (address.database != 0) commands.add("SELECT", address.database);
+  append_login(options_.address, commands);
   append_fact_commands(commands);
   // A dry transaction first: a user who may not MULTI would run the next lines one by one, unfenced.
   commands.add("MULTI").add("EXEC").add("WATCH", keys_.term).add("GET", keys_.term);

@@ -80,10 +80,8 @@ Result<void> FsckSession::open() {
   while (!connected && !lost_)
     if (io_.run_one() == 0) break;
   if (lost_) return tl::unexpected(*lost_);
-  const RedisAddress& address = options_.address;
   CommandBuffer commands;
-  if (!address.password.empty()) address.user.empty() ? commands.add("AUTH", address.password) : commands.add("AUTH", address.user, address.password);
-  if (address.database != 0) commands.add("SELECT", address.database);
+  append_login(options_.address, commands);
   append_fact_commands(commands);
   const auto replies = ask(std::move(commands));
   if (!replies) return tl::unexpected(replies.error());

@@ -12,6 +12,14 @@ std::string ServerFacts::get(const std::string& key) const {
 }
 std::uint64_t ServerFacts::number(const std::string& key) const { return std::strtoull(get(key).c_str(), nullptr, 10); }
 
+void append_login(const RedisAddress& address, CommandBuffer& out) {
+  if (!address.password.empty()) {
+    if (address.user.empty()) out.add("AUTH", address.password);
+    else out.add("AUTH", address.user, address.password);
+  }
+  if (address.database != 0) out.add("SELECT", address.database);
+}
+
 void append_fact_commands(CommandBuffer& out) {
   out.add("INFO", "default");
   out.add("CONFIG", "GET", "maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write");

@@ -20,6 +20,9 @@ struct ServerFacts {
   [[nodiscard]] std::uint64_t number(const std::string& key) const;
 };
 
+/// AUTH and SELECT as the address asks for them; none, one or two commands.
+void append_login(const RedisAddress& address, CommandBuffer& out);
+
 /// The commands whose replies parse_facts takes, in this order.
 inline constexpr std::size_t kFactReplies = 2;
 void append_fact_commands(CommandBuffer& out);
