@@ -77,7 +77,8 @@ TEST_F(Undurable, the_clock_of_its_offer_runs_though_no_batch_is_ever_written) {
 TEST_F(Undurable, behind_something_that_is_written_it_waits_for_that_batch) {
   worker("anna", {.slots = 9});
   keep_beating("anna");
-  tick(SubmitReceived{kClient, ++request, "ann", {item(1, "echo"), brief(2)}});   // one batch gathers: nothing of this step leaves before it
+  tick(SubmitReceived{kClient, ++request, "ann", {item(1, "command")}});   // a batch gathers; nothing runs this one here
+  tick(SubmitReceived{kClient, ++request, "ann", {brief(2)}});             // and nothing of this step leaves before that batch
   ASSERT_EQ(state(job_id(2)), JobState::running);
   for (Duration passed{}; passed < config.timing.offer_timeout + 1s; passed += 500ms) {   // as after() does, but nothing is committed
     now.steady += 500ms;
