@@ -31,6 +31,12 @@ std::chrono::milliseconds ms_of(Duration d) { return std::chrono::duration_cast<
 
 // ---- jobs
 
+bool Core::State::in_scope(Index slot, const std::string& scope) const { return scope.empty() || texts[jobs[slot].owner] == scope; }
+
+Error Core::State::out_of_scope(Index slot, const std::string& scope) const {
+  return {Errc::refused, "job " + to_string(jobs[slot].id) + " belongs to " + texts[jobs[slot].owner] + ", this is the key of " + scope, "use its key or an admin's"};
+}
+
 void Core::State::on_job_command(JobCommand& e) {
   CommandAnswer answer{e.peer, e.request, {}};
   answer.items.reserve(e.jobs.size());
@@ -43,6 +49,7 @@ void Core::State::on_job_command(JobCommand& e) {
 
 CommandOutcome Core::State::command_one(const JobCommand& e, Index slot) {
   const Job& job = jobs[slot];
+  if (!in_scope(slot, e.scope)) return {false, out_of_scope(slot, e.scope), {}};
   if (is_terminal(job.state))
     return refused(Errc::refused, "job " + to_string(job.id) + " is " + std::string(to_string(job.state)), "gpuq retry " + to_string(job.id) + " makes a new one of it");
   switch (e.verb) {

@@ -35,7 +35,7 @@ struct JobNotice {
   bool operator==(const JobNotice&) const = default;
 };
 struct WatchAnswer { PeerId peer; std::uint64_t request{}; std::vector<JobId> unknown; bool operator==(const WatchAnswer&) const = default; };
-enum class CancelResult : std::uint8_t { cancelled, asked, already_final, unknown };
+enum class CancelResult : std::uint8_t { cancelled, asked, already_final, unknown, refused };   ///< refused: another's job
 struct CancelAnswer { PeerId peer; std::uint64_t request{}; std::vector<CancelResult> items; bool operator==(const CancelAnswer&) const = default; };
 struct RetryAnswer { PeerId peer; std::uint64_t request{}; SubmitOutcome item; bool operator==(const RetryAnswer&) const = default; };
 struct ModelAnswer { PeerId peer; std::uint64_t request{}; bool ok{}; Error error; ModelRecord record; std::vector<BlobDigest> dropped; bool operator==(const ModelAnswer&) const = default; };

@@ -23,6 +23,7 @@ struct Grant {
 };
 
 // ---- from clients. `request` is echoed in the answer; every request is answered exactly once.
+// `scope`: whose jobs these words may touch, REFUSED for others; empty = everybody's (an admin's words).
 
 struct SubmitItem {
   JobFixed fixed;      ///< seq, submitted and owner are filled by the core
@@ -32,9 +33,9 @@ struct SubmitItem {
 };
 struct SubmitReceived { PeerId peer; std::uint64_t request{}; std::string owner; std::vector<SubmitItem> items; };
 struct WatchReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; };      ///< final ones are noticed at once
-struct CancelReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; };
-struct RetryReceived { PeerId peer; std::uint64_t request{}; std::string owner; JobId job; JobId new_id; bool watch{}; };
-struct FetchedReceived { PeerId peer; std::vector<JobId> jobs; };                              ///< not answered
+struct CancelReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; std::string scope{}; };
+struct RetryReceived { PeerId peer; std::uint64_t request{}; std::string owner; JobId job; JobId new_id; bool watch{}; std::string scope{}; };
+struct FetchedReceived { PeerId peer; std::vector<JobId> jobs; std::string scope{}; };        ///< not answered; others' jobs are left alone
 struct ModelPushed { PeerId peer; std::uint64_t request{}; ModelRecord record; bool promote{true}; };   ///< promote: NAME means it from now on; the first of a name always is
 /// `promote`: NAME means this version from now on. `rollback`: the one that was promoted before; said again, the one before that.
 enum class ModelVerb : std::uint8_t { promote, rollback };
@@ -43,7 +44,7 @@ struct ModelRemoveReceived { PeerId peer; std::uint64_t request{}; std::string n
 /// `preempt`: a running job is asked to leave. `hold`: a job that has not started does not start; a running one goes on, and is held
 /// should it come back. `release`: the opposite. Answered with one CommandAnswer, an item per job.
 enum class JobVerb : std::uint8_t { preempt, hold, release };
-struct JobCommand { PeerId peer; std::uint64_t request{}; JobVerb verb{}; std::string by, reason; Duration deadline{}; std::vector<JobId> jobs; };
+struct JobCommand { PeerId peer; std::uint64_t request{}; JobVerb verb{}; std::string by, reason; Duration deadline{}; std::vector<JobId> jobs; std::string scope{}; };
 /// What `gpuq update` may change. What concerns the place of a start (class, budget, where, on_preempt) only while the job is not
 /// granted: else REFUSED. The rest is true from the next start on.
 struct JobUpdate {
@@ -56,7 +57,7 @@ struct JobUpdate {
   std::optional<OnPreempt> on_preempt;
   std::optional<std::vector<std::string>> where;
 };
-struct UpdateReceived { PeerId peer; std::uint64_t request{}; std::string by; JobId job; JobUpdate update; };
+struct UpdateReceived { PeerId peer; std::uint64_t request{}; std::string by; JobId job; JobUpdate update; std::string scope{}; };
 /// `target`: a worker's name, a device's UUID or "worker/index" or "host/index", a class. `deadline`: of a drain, from now; 0 = none.
 enum class FleetVerb : std::uint8_t { drain, undrain, pause_class, resume_class };
 struct FleetCommand { PeerId peer; std::uint64_t request{}; FleetVerb verb{}; std::string target, by, reason; Duration deadline{}; };

@@ -43,7 +43,7 @@ std::ostream& operator<<(std::ostream& out, const SubmitOutcome& o) {
   return out << (o.existing ? " existing" : " ok");
 }
 std::string_view to_string(CancelResult r) {
-  constexpr std::string_view words[] = {"cancelled", "asked", "already_final", "unknown"};
+  constexpr std::string_view words[] = {"cancelled", "asked", "already_final", "unknown", "refused"};
   return words[static_cast<std::size_t>(r)];
 }
 std::string_view to_string(EndVerdict v) {

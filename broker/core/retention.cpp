@@ -28,7 +28,7 @@ bool Core::State::is_entry(const Entry& entry) const { return jobs[entry.job].se
 void Core::State::on_fetched(const FetchedReceived& e) {
   for (const JobId& id : e.jobs) {
     const Index slot = jobs.find(id);
-    if (slot == kNone || !is_terminal(jobs[slot].state) || jobs[slot].fetched) continue;
+    if (slot == kNone || !is_terminal(jobs[slot].state) || jobs[slot].fetched || !in_scope(slot, e.scope)) continue;
     if (!jobs[slot].durable) {
       forget(slot);
       continue;

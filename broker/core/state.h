@@ -471,6 +471,8 @@ struct Core::State {
   void on_job_command(JobCommand& e);
   void on_update(UpdateReceived& e);
   void on_fleet_command(FleetCommand& e);
+  [[nodiscard]] bool in_scope(Index slot, const std::string& scope) const;       ///< may words of that scope touch it
+  [[nodiscard]] Error out_of_scope(Index slot, const std::string& scope) const;
   CommandOutcome command_one(const JobCommand& e, Index slot);
   CommandOutcome preempt_one(const JobCommand& e, Index slot);
   CommandOutcome hold_one(Index slot);

@@ -221,6 +221,8 @@ void Core::State::on_retry(RetryReceived& e) {
     item.error = {Errc::id_conflict, "the new job's id is empty or was used before", "retry with a new id"};
   } else if (source == kNone) {
     item.error = {Errc::not_found, "job " + to_string(e.job) + " is not known", "gpuq list"};
+  } else if (!in_scope(source, e.scope)) {
+    item.error = out_of_scope(source, e.scope);
   } else if (!is_terminal(jobs[source].state)) {
     item.error = {Errc::refused, "job " + to_string(e.job) + " is still " + std::string(to_string(jobs[source].state)),
                   "gpuq cancel " + to_string(e.job)};
@@ -248,7 +250,7 @@ void Core::State::on_cancel(CancelReceived& e) {
   CancelAnswer answer{e.peer, e.request, {}};
   for (const JobId& id : e.jobs) {
     const Index slot = jobs.find(id);
-    answer.items.push_back(slot == kNone ? CancelResult::unknown : cancel_one(slot));
+    answer.items.push_back(slot == kNone ? CancelResult::unknown : !in_scope(slot, e.scope) ? CancelResult::refused : cancel_one(slot));
   }
   send(std::move(answer));
 }

@@ -54,6 +54,7 @@ void Core::State::on_update(UpdateReceived& e) {
 CommandOutcome Core::State::update_one(const UpdateReceived& e, Index slot) {
   const Job& job = jobs[slot];
   const std::string name = "job " + to_string(job.id);
+  if (!in_scope(slot, e.scope)) return refused(out_of_scope(slot, e.scope));
   if (is_terminal(job.state)) return refused({Errc::refused, name + " is " + std::string(to_string(job.state)), "gpuq retry " + to_string(job.id) + " makes a new one of it"});
   const JobFixed before = fixed_of(slot);
   const JobFixed f = revised(before, e.update);

@@ -125,6 +125,7 @@ struct Broker::State {
   void on_plan_submit(Peer& peer, std::uint64_t request, wire::PlanSubmit&& plan);
   void on_plan_policy(Peer& peer, std::uint64_t request, const wire::PlanPolicy& plan);
   bool refused_while_down(Peer& peer, std::uint64_t request);
+  [[nodiscard]] static std::string scope_of(const Peer& peer);   ///< whose jobs it may touch; empty = everybody's
   bool needs_admin(Peer& peer, std::uint64_t request, std::string_view what);
   void log_ended(JobId job);
   void say_news(JobId job);

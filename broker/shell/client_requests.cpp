@@ -35,12 +35,12 @@ void Broker::State::on_client(Peer& peer, wire::Decoded&& decoded, std::string_v
                  },
                  [&](wire::Fetched& m) {
                    if (m.jobs.size() > kLimits.items_max * 64) return refuse(peer, request, too_many("fetched jobs"));
-                   if (!down) step(core::FetchedReceived{peer.id, std::move(m.jobs)});   // only retention's business
+                   if (!down) step(core::FetchedReceived{peer.id, std::move(m.jobs), scope_of(peer)});   // only retention's business
                  },
                  [&](wire::CancelJobs& m) {
                    if (refused_while_down(peer, request)) return;
                    if (m.jobs.size() > kLimits.items_max) return refuse(peer, request, too_many("jobs"));
-                   step(core::CancelReceived{peer.id, request, std::move(m.jobs)});
+                   step(core::CancelReceived{peer.id, request, std::move(m.jobs), scope_of(peer)});
                  },
                  [&](wire::Retry& m) { on_retry(peer, request, m); },
                  [&](wire::StatusQuery& m) { on_status(peer, request, m); },
@@ -98,6 +98,8 @@ bool Broker::State::refused_while_down(Peer& peer, std::uint64_t request) {
   return true;
 }
 
+std::string Broker::State::scope_of(const Peer& peer) { return peer.role == net::Role::admin ? std::string() : peer.name; }
+
 bool Broker::State::needs_admin(Peer& peer, std::uint64_t request, std::string_view what) {
   if (peer.role == net::Role::admin) return false;
   refuse(peer, request, {Errc::refused, std::string(what) + " needs an admin key; " + peer.name + " is a " + std::string(net::to_string(peer.role)),
@@ -121,7 +123,7 @@ void Broker::State::on_submit(Peer& peer, std::uint64_t request, wire::Submit&& 
     const JobId id = submit.items[i].id;
     auto item = to_core(std::move(submit.items[i]), (*payloads)[i], pool);
     if (item) {
-      const auto missing = std::find_if(item->fixed.blobs.begin(), item->fixed.blobs.end(), [&](const BlobDigest& b) { return !blobs.contains(b); });
+      const auto missing = std::find_if(item->fixed.blobs.begin(), item->fixed.blobs.end(), [&](const BlobDigest& b) { return item->fixed.durable ? !blobs.contains(b) : !blobs.holds(b); });
       if (missing == item->fixed.blobs.end()) {
         event.items.push_back(std::move(*item));
         continue;
@@ -144,7 +146,7 @@ void Broker::State::on_submit(Peer& peer, std::uint64_t request, wire::Submit&& 
 void Broker::State::on_retry(Peer& peer, std::uint64_t request, const wire::Retry& retry) {
   if (refused_while_down(peer, request)) return;
   if (retry.new_id.empty()) return refuse(peer, request, {Errc::bad_message, "a retry without a new job id", "make a ULID for the new job"});
-  step(core::RetryReceived{.peer = peer.id, .request = request, .owner = peer.name, .job = retry.job, .new_id = retry.new_id, .watch = retry.watch});
+  step(core::RetryReceived{.peer = peer.id, .request = request, .owner = peer.name, .job = retry.job, .new_id = retry.new_id, .watch = retry.watch, .scope = scope_of(peer)});
 }
 
 // ---- what people ask to see

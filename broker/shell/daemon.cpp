@@ -26,7 +26,7 @@ namespace gq::broker {
 namespace {
 
 constexpr Duration kDrainPatience = 1500ms;
-constexpr Duration kCollectEvery = 60s;
+constexpr Duration kCollectEvery = 10s;
 
 void say_error(const Error& error) {
   std::fprintf(stderr, "error[%s]: %s\n", std::string(to_string(error.code)).c_str(), error.what.c_str());

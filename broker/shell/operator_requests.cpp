@@ -1,6 +1,6 @@
 // operator_requests.cpp - what operators order, and the policy in force: the wire's words to the core and back.
 //
-// Orders about jobs may be given by whoever may cancel them; those about workers, devices, classes and the policy file need an admin
+// Orders about jobs may be given by the key that submitted them and by admins; those about workers, devices, classes and the policy file need an admin
 // key. While the store is away nothing can be ordered: an order is answered when it is durable.
 #include "broker/shell/broker_state.h"
 #include "common/config/clock.h"
@@ -21,6 +21,7 @@ void Broker::State::on_command(Peer& peer, std::uint64_t request, wire::Command&
   if (refused_while_down(peer, request)) return;
   auto& jobs = std::get<core::JobCommand>(*order);
   log::info("order", {{"verb", verb}, {"jobs", std::to_string(jobs.jobs.size())}, {"by", peer.name}, {"reason", jobs.reason}});
+  jobs.scope = scope_of(peer);
   step(std::move(jobs));
 }
 
@@ -30,6 +31,7 @@ void Broker::State::on_update_job(Peer& peer, std::uint64_t request, wire::Updat
   if (!event) return refuse(peer, request, event.error());
   if (refused_while_down(peer, request)) return;
   log::info("order", {{"verb", "update"}, {"job", to_string(job)}, {"by", peer.name}});
+  event->scope = scope_of(peer);
   step(std::move(*event));
 }
 

@@ -63,14 +63,18 @@ std::filesystem::path BlobFiles::path_of(const BlobDigest& digest) const {
 }
 std::filesystem::path BlobFiles::tmp_of(const BlobDigest& digest) const { return dir_ / "tmp" / to_string(digest); }
 
+std::filesystem::path BlobFiles::brief_of(const BlobDigest& digest) const { return dir_ / "brief" / to_string(digest); }
+
 Result<std::vector<BlobFiles::Found>> BlobFiles::open() {
   std::error_code error;
-  std::filesystem::create_directories(dir_ / "tmp", error);
-  if (error)
-    return fail(Errc::unavailable, "cannot make " + dir_.string() + ": " + error.message(),
-                "choose another --data-dir");
-  for (const auto& left : std::filesystem::directory_iterator(dir_ / "tmp", error))
-    std::filesystem::remove(left.path(), error);
+  for (const char* folder : {"tmp", "brief"}) {
+    std::filesystem::create_directories(dir_ / folder, error);
+    if (error)
+      return fail(Errc::unavailable, "cannot make " + dir_.string() + ": " + error.message(),
+                  "choose another --data-dir");
+    for (const auto& left : std::filesystem::directory_iterator(dir_ / folder, error))
+      std::filesystem::remove(left.path(), error);
+  }
   if (auto synced = sync_folder(dir_); !synced) return tl::unexpected<Error>(synced.error());
 
   std::vector<Found> found;
@@ -128,7 +132,22 @@ Result<void> BlobFiles::make_folder_of(const BlobDigest& digest) {
   return {};
 }
 
-Result<void> BlobFiles::finish(const BlobDigest& digest, std::uint64_t size) {
+/// Its bytes, then its name.
+Result<void> BlobFiles::settle(const Descriptor& file, const std::filesystem::path& from, const BlobDigest& digest) {
+  if (::fsync(file.get()) != 0) return io_error("cannot fsync blob " + to_string(digest));
+  if (auto made = make_folder_of(digest); !made) return made;
+  if (::rename(from.c_str(), path_of(digest).c_str()) != 0) return io_error("cannot rename blob " + to_string(digest));
+  return sync_folder(path_of(digest).parent_path());
+}
+
+Result<void> BlobFiles::promote(const BlobDigest& digest) {
+  const Descriptor file(::open(brief_of(digest).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (file) return settle(file, brief_of(digest), digest);
+  if (::access(path_of(digest).c_str(), F_OK) == 0) return {};
+  return io_error("cannot keep blob " + to_string(digest));
+}
+
+Result<void> BlobFiles::finish(const BlobDigest& digest, std::uint64_t size, bool brief) {
   const auto it = uploads_.find(digest);
   if (it == uploads_.end())
     return fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way", "begin it again");
@@ -142,11 +161,9 @@ Result<void> BlobFiles::finish(const BlobDigest& digest, std::uint64_t size) {
     if (const BlobDigest got = upload.hash.finish(); got != digest)
       return fail(Errc::bad_input, "the bytes sent as blob " + to_string(digest) + " hash to " + to_string(got),
                   "send it again; the file may have changed while it was sent");
-    if (::fsync(upload.file.get()) != 0) return io_error("cannot fsync blob " + to_string(digest));
-    if (auto made = make_folder_of(digest); !made) return made;
-    if (::rename(tmp_of(digest).c_str(), path_of(digest).c_str()) != 0)
-      return io_error("cannot rename blob " + to_string(digest));
-    return sync_folder(path_of(digest).parent_path());
+    if (!brief) return settle(upload.file, tmp_of(digest), digest);
+    if (::rename(tmp_of(digest).c_str(), brief_of(digest).c_str()) != 0) return io_error("cannot rename blob " + to_string(digest));
+    return {};
   }();
   if (!whole) {
     abandon(digest);
@@ -166,6 +183,7 @@ Result<BlobChunk> BlobFiles::read(const BlobDigest& digest, std::uint64_t offset
   while (it != reading_.end() && it->digest != digest) ++it;
   if (it == reading_.end()) {
     Descriptor file(::open(path_of(digest).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    if (!file) file = Descriptor(::open(brief_of(digest).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
     struct stat stat {};
     if (!file || ::fstat(file.get(), &stat) != 0)
       return fail(Errc::unknown_blob, "there is no blob " + to_string(digest),
@@ -196,6 +214,7 @@ Result<BlobChunk> BlobFiles::read(const BlobDigest& digest, std::uint64_t offset
 void BlobFiles::remove(const BlobDigest& digest) {
   reading_.remove_if([&](const Open& open) { return open.digest == digest; });
   ::unlink(path_of(digest).c_str());
+  ::unlink(brief_of(digest).c_str());
 }
 
 }  // namespace gq::store

@@ -43,14 +43,17 @@ class BlobFiles {
   explicit BlobFiles(std::filesystem::path dir) : dir_(std::move(dir)) {}
 
   struct Found { BlobDigest digest; std::uint64_t size{}; };
-  Result<std::vector<Found>> open();                                  ///< make folders, sweep tmp/, list what is whole
+  Result<std::vector<Found>> open();                                  ///< make folders, sweep tmp/ and brief/, list what is whole
   Result<std::uint64_t> begin(const BlobDigest& digest);              ///< offset to go on from
   Result<std::uint64_t> append(const BlobDigest& digest, std::uint64_t offset, std::string_view chunk);
-  Result<void> finish(const BlobDigest& digest, std::uint64_t size);  ///< afterwards it is durable under its name, or gone
+  /// Afterwards it is durable under its name (briefly: only whole, in brief/), or gone.
+  Result<void> finish(const BlobDigest& digest, std::uint64_t size, bool brief);
+  Result<void> promote(const BlobDigest& digest);                     ///< from brief/ to its place, durably; fine when it is there
   void abandon(const BlobDigest& digest);
   Result<BlobChunk> read(const BlobDigest& digest, std::uint64_t offset, std::size_t length);
   void remove(const BlobDigest& digest);
   [[nodiscard]] std::filesystem::path path_of(const BlobDigest& digest) const;
+  [[nodiscard]] std::filesystem::path brief_of(const BlobDigest& digest) const;
 
  private:
   struct Upload {
@@ -61,6 +64,7 @@ class BlobFiles {
   struct Open { BlobDigest digest; Descriptor file; std::uint64_t size{}; };
   [[nodiscard]] std::filesystem::path tmp_of(const BlobDigest& digest) const;
   Result<void> make_folder_of(const BlobDigest& digest);
+  Result<void> settle(const Descriptor& file, const std::filesystem::path& from, const BlobDigest& digest);
 
   std::filesystem::path dir_;
   std::unordered_map<BlobDigest, Upload> uploads_;

@@ -83,14 +83,18 @@ class Blobs final : public BlobStore {
            used_ = upload_bytes_ = 0;
            const Instant now =
                options_.clock();  // the grace starts anew: a client may be about to name what it uploaded
-           for (const auto& f : *found) blobs_[f.digest] = {f.size, now}, used_ += f.size;
+           for (const auto& f : *found) blobs_[f.digest] = {f.size, now, false}, used_ += f.size;
            done({});
          });
   }
 
-  void begin_upload(BlobDigest digest, std::uint64_t size, std::function<void(Result<UploadState>)> done) override {
+  void begin_upload(BlobDigest digest, std::uint64_t size, std::function<void(Result<UploadState>)> done, bool brief) override {
     if (const auto it = blobs_.find(digest); it != blobs_.end()) {
       it->second.since = options_.clock();   // whoever asks is about to name it
+      if (it->second.brief && !brief)
+        return promote(digest, [done = std::move(done), whole = it->second.size](Result<void> kept) {
+          done(kept.map([whole] { return UploadState{whole, true}; }));
+        });
       return answer(done, UploadState{it->second.size, true});
     }
     const auto it = uploads_.find(digest);
@@ -106,7 +110,7 @@ class Blobs final : public BlobStore {
                                            "the blob store is full: " + in_words(used_ + upload_bytes_) + " of " +
                                                in_words(options_.quota_bytes) + " used, " + in_words(size) + " asked",
                                            "forget finished jobs or old models, or raise --blob-quota")));
-      uploads_[digest] = {size, options_.clock()};
+      uploads_[digest] = {size, options_.clock(), brief};
       upload_bytes_ += size;
     } else if (it->second.size != size) {
       return answer(
@@ -115,6 +119,7 @@ class Blobs final : public BlobStore {
                                                                 std::to_string(size))));
     } else {
       it->second.touched = options_.clock();
+      it->second.brief = it->second.brief && brief;
     }
     work([this, digest] { return files_.begin(digest); },
          [this, digest, done = std::move(done)](Result<std::uint64_t> offset) {
@@ -124,8 +129,8 @@ class Blobs final : public BlobStore {
   }
 
   void append(BlobDigest digest, std::uint64_t offset, std::string chunk,
-              std::function<void(Result<UploadState>)> done) override {
-    if (const auto it = blobs_.find(digest); it != blobs_.end()) return answer(done, UploadState{it->second.size, true});
+              std::function<void(Result<UploadState>)> done, bool brief) override {
+    if (const auto it = blobs_.find(digest); it != blobs_.end() && (brief || !it->second.brief)) return answer(done, UploadState{it->second.size, true});
     const auto it = uploads_.find(digest);
     if (it == uploads_.end())
       return answer(
@@ -145,22 +150,26 @@ class Blobs final : public BlobStore {
          });
   }
 
-  void finish(BlobDigest digest, std::function<void(Result<void>)> done) override {
-    if (blobs_.contains(digest)) return answer(done, Result<void>());
+  void finish(BlobDigest digest, std::function<void(Result<void>)> done, bool brief) override {
+    if (const auto known = blobs_.find(digest); known != blobs_.end()) {
+      if (known->second.brief && !brief) return promote(digest, std::move(done));
+      return answer(done, Result<void>());
+    }
     const auto it = uploads_.find(digest);
     if (it == uploads_.end())
       return answer(done, Result<void>(fail(Errc::not_found, "no upload of blob " + to_string(digest) + " is under way",
                                             "begin it again")));
     const std::uint64_t size = it->second.size;
-    work([this, digest, size] { return files_.finish(digest, size); },
-         [this, digest, size, done = std::move(done)](Result<void> finished) {
+    const bool briefly = it->second.brief;
+    work([this, digest, size, briefly] { return files_.finish(digest, size, briefly); },
+         [this, digest, size, briefly, done = std::move(done)](Result<void> finished) {
            if (!finished && finished.error().code == Errc::bad_message)
              return done(finished);  // incomplete: it may go on
            if (!finished && finished.error().code == Errc::not_found && blobs_.contains(digest))
              return done({});  // another sender was first
            forget_upload(digest);
            if (finished) {
-             if (blobs_.insert_or_assign(digest, Blob{size, options_.clock()}).second) used_ += size;
+             if (blobs_.insert_or_assign(digest, Blob{size, options_.clock(), briefly}).second) used_ += size;
              ++stored_;
            } else if (finished.error().code == Errc::bad_input) {
              ++mismatches_;
@@ -187,9 +196,9 @@ class Blobs final : public BlobStore {
                finish(digest, [digest, done](Result<void> finished) {
                  if (!finished) return done(tl::unexpected<Error>(finished.error()));
                  done(digest);
-               });
-             });
-           });
+               }, false);
+             }, false);
+           }, false);
          });
   }
 
@@ -205,12 +214,19 @@ class Blobs final : public BlobStore {
          });
   }
 
-  [[nodiscard]] bool contains(const BlobDigest& digest) const override { return blobs_.contains(digest); }
+  [[nodiscard]] bool contains(const BlobDigest& digest) const override {
+    const auto it = blobs_.find(digest);
+    return it != blobs_.end() && !it->second.brief;
+  }
+  [[nodiscard]] bool holds(const BlobDigest& digest) const override { return blobs_.contains(digest); }
   [[nodiscard]] std::optional<std::uint64_t> size_of(const BlobDigest& digest) const override {
     const auto it = blobs_.find(digest);
     return it == blobs_.end() ? std::nullopt : std::optional(it->second.size);
   }
-  [[nodiscard]] std::filesystem::path path_of(const BlobDigest& digest) const override { return files_.path_of(digest); }
+  [[nodiscard]] std::filesystem::path path_of(const BlobDigest& digest) const override {
+    const auto it = blobs_.find(digest);
+    return it != blobs_.end() && it->second.brief ? files_.brief_of(digest) : files_.path_of(digest);
+  }
 
   void load(const core::Image& image) override {
     references_.clear();
@@ -252,7 +268,7 @@ class Blobs final : public BlobStore {
 
     std::vector<BlobDigest> unnamed;
     for (const auto& [digest, blob] : blobs_)
-      if (unnamed.size() < 256 && references(digest) == 0 && now - blob.since >= options_.grace)
+      if (unnamed.size() < 256 && references(digest) == 0 && now - blob.since >= (blob.brief ? options_.brief_grace : options_.grace))
         unnamed.push_back(digest);
     for (const auto& digest : unnamed) {   // gone from the index at once; an upload begun now queues behind the unlink
       used_ -= blobs_.at(digest).size;
@@ -283,8 +299,8 @@ class Blobs final : public BlobStore {
   }
 
  private:
-  struct Blob { std::uint64_t size{}; Instant since{}; };          ///< since: uploaded, or last unreferenced
-  struct Upload { std::uint64_t size{}; Instant touched{}; };
+  struct Blob { std::uint64_t size{}; Instant since{}; bool brief{}; };   ///< since: uploaded, or last unreferenced
+  struct Upload { std::uint64_t size{}; Instant touched{}; bool brief{}; };   ///< brief: nobody who sends it needs it durable
   struct Named { std::vector<BlobDigest> fixed, dynamic; };
 
   /// `job` on the thread, then `then(result)` on the loop.
@@ -302,6 +318,14 @@ class Blobs final : public BlobStore {
     asio::post(io_, [done, value = std::move(value), alive = alive_] {
       if (*alive) done(value);
     });
+  }
+
+  void promote(const BlobDigest& digest, std::function<void(Result<void>)> done) {
+    work([this, digest] { return files_.promote(digest); },
+         [this, digest, done = std::move(done)](Result<void> kept) {
+           if (const auto it = blobs_.find(digest); kept && it != blobs_.end()) it->second.brief = false;
+           done(std::move(kept));
+         });
   }
 
   void forget_upload(const BlobDigest& digest) {

@@ -1,8 +1,9 @@
 // blobs.h - large bytes by content: files named by their SHA-256, on disk (file and directory fsynced) before anyone may name them.
 //
-// Layout: DIR/ab/cd/<64 hex> for whole blobs, DIR/tmp/<64 hex> while one is being uploaded. A name is always the hex of a parsed
+// Layout: DIR/ab/cd/<64 hex> for whole blobs, DIR/tmp/<64 hex> while one is being uploaded, DIR/brief/<64 hex> for those of jobs with
+// durability none: never fsynced, gone with the broker, and moved to their place when somebody wants them durable. A name is always the hex of a parsed
 // BlobDigest, so no text from outside ever becomes part of a path.
-// Invariant: a file under its final name is whole and hashes to its name; a crash leaves at most files in tmp/, swept at open().
+// Invariant: a file under its final name is whole and hashes to its name; a crash leaves at most files in tmp/ and brief/, swept at open().
 //
 // All calls are made on the loop's thread and call back there, never from inside the call; file I/O and hashing happen on one
 // worker thread of the store's own, in call order, because an fsync on the broker's loop would stall everybody.
@@ -34,6 +35,7 @@ struct BlobOptions {
   std::uint64_t quota_bytes = 64ULL << 30U;        ///< whole blobs plus uploads under way
   std::uint64_t blob_bytes_max = kLimits.blob_bytes_max;
   std::chrono::milliseconds grace = std::chrono::hours(1);           ///< unnamed blobs live this long after upload or last unreference
+  std::chrono::milliseconds brief_grace = std::chrono::seconds(10);  ///< likewise, those that are not durable
   std::chrono::milliseconds upload_patience = std::chrono::hours(1); ///< an upload untouched this long is dropped
   std::function<Instant()> clock;                  ///< empty = the steady clock
 };
@@ -60,12 +62,13 @@ class BlobStore {
   virtual void open(std::function<void(Result<void>)> done) = 0;
 
   // ---- upload: begin, append…, finish. Any number of senders may upload the same digest; each byte is written once.
+  // `brief`: this sender does not need it on disk. One who does gets it there, also when it was uploaded briefly before.
   /// Where to go on. TOO_LARGE, STORAGE_FULL (with the figures), BAD_MESSAGE (another size was announced for this digest).
-  virtual void begin_upload(BlobDigest digest, std::uint64_t size, std::function<void(Result<UploadState>)> done) = 0;
+  virtual void begin_upload(BlobDigest digest, std::uint64_t size, std::function<void(Result<UploadState>)> done, bool brief = false) = 0;
   /// Bytes at `offset`. Those already here are skipped; a gap is answered with the offset to send from (nothing is written).
-  virtual void append(BlobDigest digest, std::uint64_t offset, std::string chunk, std::function<void(Result<UploadState>)> done) = 0;
+  virtual void append(BlobDigest digest, std::uint64_t offset, std::string chunk, std::function<void(Result<UploadState>)> done, bool brief = false) = 0;
   /// Verify, fsync, rename, fsync the directory. A mismatch (BAD_INPUT) removes what was uploaded; too few bytes: BAD_MESSAGE.
-  virtual void finish(BlobDigest digest, std::function<void(Result<void>)> done) = 0;
+  virtual void finish(BlobDigest digest, std::function<void(Result<void>)> done, bool brief = false) = 0;
   virtual void abandon(BlobDigest digest) = 0;
   /// All of the above for bytes at hand.
   virtual void put(std::string bytes, std::function<void(Result<BlobDigest>)> done) = 0;
@@ -73,6 +76,7 @@ class BlobStore {
   // ---- reading
   virtual void read(BlobDigest digest, std::uint64_t offset, std::size_t length, std::function<void(Result<BlobChunk>)> done) = 0;
   [[nodiscard]] virtual bool contains(const BlobDigest& digest) const = 0;   ///< whole and durable
+  [[nodiscard]] virtual bool holds(const BlobDigest& digest) const = 0;      ///< whole
   [[nodiscard]] virtual std::optional<std::uint64_t> size_of(const BlobDigest& digest) const = 0;
   /// For those who share this machine's file system (read only!).
   [[nodiscard]] virtual std::filesystem::path path_of(const BlobDigest& digest) const = 0;

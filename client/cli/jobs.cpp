@@ -108,19 +108,21 @@ int run_logs(Cli& cli, const std::string& word, bool keep_on) {
 int run_cancel(Cli& cli, const std::vector<std::string>& words) {
   const auto ids = resolve_jobs(cli, words);
   const auto answers = cli.client().cancel(ids);
-  bool unknown = false;
+  bool unknown = false, refused = false;
   std::vector<Json> items;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const std::string& answer = answers[i];
     unknown = unknown || answer == "unknown";
+    refused = refused || answer == "refused";
     if (cli.is_json()) items.push_back({{"id", ids[i]}, {"outcome", answer}});
     else
       cli.io.out << ids[i] << "  "
                  << (answer == "asked" ? "asked: it is running and ends in a moment; gpuq wait " + ids[i]
-                     : answer == "already_final" ? "already final" : answer) << '\n';
+                     : answer == "already_final" ? "already final"
+                     : answer == "refused"       ? "refused: another key submitted it; only that one or an admin's may cancel it" : answer) << '\n';
   }
   if (cli.is_json()) print_json(cli.io.out, cli.format() == Format::jsonl, "jobs", items);
-  return unknown ? 3 : 0;
+  return refused ? 4 : unknown ? 3 : 0;
 }
 
 int run_retry(Cli& cli, const std::vector<std::string>& words, bool wait) {

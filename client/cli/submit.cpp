@@ -10,9 +10,9 @@
 #include <iterator>
 #include <sstream>
 
-#include "client/cli/array.h"
 #include "client/cli/pack.h"
 #include "client/cli/text.h"
+#include "client/lib/array.h"
 #include "client/lib/convert.h"
 #include "common/config/folder_identity.h"
 #include "common/vocabulary/job.h"
@@ -89,6 +89,7 @@ Result<gpuq::JobSpec> common_spec(const SubmitArguments& a, const Surroundings& 
   spec.exclusive = a.exclusive;
   spec.strict = a.strict;
   spec.durability = a.durability;
+  spec.per_device = a.per_device;
   if (!a.outputs.empty()) {
     if (!a.outputs.starts_with("share:")) return fail(Errc::usage, "--outputs '" + a.outputs + "' is no place on a share", "--outputs share:NAME/DIR");
     spec.outputs = a.outputs.substr(6);
@@ -219,10 +220,9 @@ Result<SubmitPlan> plan_submit(const SubmitArguments& given, const Surroundings&
     plan.jobs.push_back(std::move(*common));
     return plan;
   }
-  if (a.kind != "command") return fail(Errc::usage, "--array is for commands, not for " + a.kind, "gpuq submit --array " + a.array + " -- python part.py");
-  auto indices = parse_array(a.array);
+  auto indices = client::parse_array(a.array);
   if (!indices) return tl::unexpected(indices.error());
-  auto jobs = array_of(*common, *indices);
+  auto jobs = client::array_of(*common, *indices);
   if (!jobs) return tl::unexpected(jobs.error());
   plan.jobs = std::move(*jobs);
   return plan;

@@ -24,6 +24,7 @@ struct SubmitArguments {
   std::string job_class, model, vram, not_before, deadline, timeout, on_preempt, id, unique, label, workdir, output_dir, outputs, array;
   int priority = 5, devices = 1, retries = 0;
   std::vector<std::string> where, set, env, after, parts;
+  bool per_device{};
   std::string durability;
   bool wait = false, follow = false, exclusive = false, strict = false;
   bool only_plan = false;                  ///< nothing will run, so its images may be left out

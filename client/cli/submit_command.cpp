@@ -179,6 +179,7 @@ void add_job_options(CLI::App& c, SubmitArguments& a) {
   c.add_option("--model,-m", a.model, "which model")->option_text("NAME[@VERSION]");
   c.add_option("--vram", a.vram, "device memory: 6GiB, 2GiB..8GiB or 2GiB..rest")->option_text("SIZE");
   c.add_option("--devices", a.devices, "how many devices of one host (1)")->option_text("N")->check(CLI::Range(1, 64));
+  c.add_flag("--per-device", a.per_device, "run the command once for each device, with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them");
   c.add_option("--where", a.where, "a label the worker must have; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
   c.add_option("--set,-s", a.set, "a parameter of the job; may be repeated")->option_text("KEY=VALUE")->allow_extra_args(false);
   c.add_option("--env,-e", a.env, "a variable of the command's environment; NAME alone takes it from here")->option_text("KEY=VALUE")->allow_extra_args(false);

@@ -113,7 +113,7 @@ Problem into_member(const std::string& field, const Json& value, T& into) { retu
 
 struct PartFields { gpuq::Part part; int contents = 0; };
 using PartReader = std::function<Problem(const std::string&, const Json&, PartFields&)>;
-using JobReader = std::function<Problem(const std::string&, const Json&, gpuq::JobSpec&)>;
+using JobReader = std::function<Problem(const std::string&, const Json&, JobAsked&)>;
 
 const std::map<std::string, PartReader>& part_fields() {
   static const std::map<std::string, PartReader> fields{
@@ -145,7 +145,7 @@ Problem read_parts(const std::string& field, const Json& value, gpuq::JobSpec& s
 }
 
 const std::map<std::string, JobReader>& job_fields() {
-  using Spec = gpuq::JobSpec;
+  using Spec = JobAsked;
   static const std::map<std::string, JobReader> fields{
       {"kind", into_member<&Spec::kind, Spec>},
       {"class", into_member<&Spec::job_class, Spec>},
@@ -153,6 +153,7 @@ const std::map<std::string, JobReader>& job_fields() {
       {"model", into_member<&Spec::model, Spec>},
       {"vram", read_vram},
       {"devices", into_member<&Spec::devices, Spec>},
+      {"per_device", into_member<&Spec::per_device, Spec>},
       {"where", into_member<&Spec::where, Spec>},
       {"params", into_member<&Spec::params, Spec>},
       {"argv", into_member<&Spec::argv, Spec>},
@@ -166,6 +167,7 @@ const std::map<std::string, JobReader>& job_fields() {
       {"timeout_s", [](const auto& f, const Json& v, Spec& s) { return read_span(f, v, s.timeout); }},
       {"retries", into_member<&Spec::retries, Spec>},
       {"on_preempt", into_member<&Spec::on_preempt, Spec>},
+      {"array", into_member<&Spec::array, Spec>},
       {"unique", into_member<&Spec::unique, Spec>},
       {"id", into_member<&Spec::id, Spec>},
       {"label", into_member<&Spec::label, Spec>},
@@ -203,11 +205,11 @@ Result<Json> parse(std::string_view text) {
 std::vector<std::string> job_field_names() { return names_of(job_fields()); }
 std::vector<std::string> part_field_names() { return names_of(part_fields()); }
 
-Result<gpuq::JobSpec> job_of(std::string_view text) {
+Result<JobAsked> job_of(std::string_view text) {
   auto json = parse(text);
   if (!json) return tl::unexpected(std::move(json.error()));
   if (!json->is_object()) return tl::unexpected(bad("the body is no JSON object"));
-  gpuq::JobSpec spec;
+  JobAsked spec;
   if (auto problem = read_object("a job", *json, job_fields(), spec)) return tl::unexpected(std::move(*problem));
   return spec;
 }

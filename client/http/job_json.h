@@ -17,8 +17,12 @@ namespace gq::http {
 
 inline constexpr std::size_t kPartsMax = 64;
 
+struct JobAsked : gpuq::JobSpec {
+  std::string array;   ///< "0-9": a job for each index, gpuq::array_of(); empty = one job
+};
+
 /// Errors: BAD_MESSAGE (no JSON, a field unknown, doubled, or of another type), OVER_LIMIT.
-Result<gpuq::JobSpec> job_of(std::string_view json);
+Result<JobAsked> job_of(std::string_view json);
 std::vector<std::string> job_field_names();    ///< what openapi.json must describe; a test looks
 std::vector<std::string> part_field_names();
 

@@ -11,6 +11,7 @@
 #include "client/http/multipart.h"
 #include "client/http/openapi.h"
 #include "client/http/query.h"
+#include "client/lib/array.h"
 #include "client/lib/convert.h"
 #include "common/log.h"
 #include "common/vocabulary/job.h"
@@ -22,6 +23,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
+constexpr std::size_t kArrayBytesMax = std::size_t{256} << 20U;   // each job of an array has a copy of what came
+constexpr int kBrokersOutlived = 3;   // how often one call is submitted again because its broker went
 constexpr auto kClocksDiffer = std::chrono::minutes(1);   // of this machine and the broker's: only the net for a door that dies
 
 [[noreturn]] void give_up(const char* code, std::string what, std::string next) { throw gpuq::Error(code, std::move(what), std::move(next)); }
@@ -86,6 +89,7 @@ struct Routes::State {
 
   Reply answer(const Request& r, Link& link);
   Reply submit(Member& member, const Request& r);
+  static Reply submit_array(Member& member, const JobAsked& asked, std::size_t body_bytes);
   Reply list(Member& member, const Request& r);
   Reply look(Member& member, const Request& r, Link& link);
   Reply cancel(Member& member, const Request& r);
@@ -119,7 +123,7 @@ Reply Routes::State::answer(const Request& r, Link& link) {
 
 Reply Routes::State::submit(Member& member, const Request& r) {
   const Query none(r.query, {});
-  gpuq::JobSpec spec;
+  JobAsked spec;
   const std::string media = media_type(r.content_type);
   if (media == "application/json") {
     auto job = job_of(r.body);
@@ -144,10 +148,31 @@ Reply Routes::State::submit(Member& member, const Request& r) {
     if (!spec.id.empty() && spec.id != r.idempotency_key) give_up("BAD_MESSAGE", "Idempotency-Key and \"id\" differ", "send one of them: both are the job's id");
     spec.id = r.idempotency_key;
   }
+  if (!spec.array.empty()) return submit_array(member, spec, r.body.size());
   const gpuq::Submitted done = member.client.submit(std::move(spec));
   Reply out = reply({{"id", done.id}, {"existing", done.existing}}, done.existing ? 200 : 202);
   out.headers.emplace_back("Location", "/api/v1/jobs/" + done.id);
   return out;
+}
+
+/// All of them are asked in one go; what was refused says why in its place.
+Reply Routes::State::submit_array(Member& member, const JobAsked& asked, std::size_t body_bytes) {
+  const auto indices = client::parse_array(asked.array);
+  if (!indices) give_up(indices.error());
+  if (indices->size() * body_bytes > kArrayBytesMax)
+    give_up("OVER_LIMIT", "an array of " + std::to_string(indices->size()) + " jobs with " + cli::bytes_text(body_bytes) + " each is more than " + cli::bytes_text(kArrayBytesMax),
+            "put what they share on a share, or submit it in pieces");
+  Json json{{"jobs", Json::array()}};
+  int refused = 0;
+  const auto answers = member.client.submit(gpuq::array_of(asked, asked.array));
+  for (const gpuq::Submitted& one : answers) {
+    Json& item = json["jobs"].emplace_back(Json{{"id", one.id}, {"existing", one.existing}});
+    if (one.ok) continue;
+    ++refused;
+    item["error"] = {{"code", one.code}, {"what", one.what}, {"next", one.next}};
+  }
+  if (refused == static_cast<int>(answers.size())) give_up(answers.front().code.c_str(), answers.front().what, answers.front().next);
+  return reply(json, 202);
 }
 
 Reply Routes::State::list(Member& member, const Request& r) {
@@ -195,6 +220,7 @@ Reply Routes::State::cancel(Member& member, const Request& r) {
   const std::string& id = r.path[3];
   const std::string outcome = member.client.cancel({id}).at(0);
   if (outcome == "unknown") give_up("NOT_FOUND", "there is no job " + id, "GET /api/v1/jobs shows the jobs that are remembered");
+  if (outcome == "refused") give_up("REFUSED", "job " + id + " was submitted with another token", "use that one, or an admin's");
   return reply({{"id", id}, {"outcome", outcome}}, outcome == "asked" ? 202 : 200);
 }
 
@@ -236,6 +262,7 @@ gpuq::JobSpec Routes::State::call_of(const Request& r) {
     auto job = job_of(r.body);
     if (!job) give_up(job.error());
     spec = std::move(*job);
+    if (!job->array.empty()) give_up("BAD_MESSAGE", "an array is of commands", "POST /api/v1/jobs");
     if (!spec.kind.empty() || !spec.model.empty()) give_up("BAD_MESSAGE", "\"kind\" and \"model\" are in the address already", "leave them out");
   } else if (!media.empty() && media != "application/x-www-form-urlencoded" && media != "application/json" && media.find('/') != std::string::npos) {
     spec.parts.push_back({.name = detects ? "image" : "input", .media = media, .bytes = r.body, .blob = {}, .size = 0});
@@ -249,35 +276,45 @@ gpuq::JobSpec Routes::State::call_of(const Request& r) {
   return spec;
 }
 
-/// One answer within ?timeout=. Who hangs up, or whose time is over, has no use for the job any more: it is cancelled.
+/// One answer within ?timeout=. Who hangs up, or whose time is over, has no use for the job any more: it is cancelled. The caller waits,
+/// so the job is not written to disk unless ?durability=always; should its broker go meanwhile, it is submitted again from here.
 Reply Routes::State::call(Member& member, const Request& r, Link& link) {
-  const Query query(r.query, {"timeout", "conf", "iou", "max_det", "priority"});
+  const Query query(r.query, {"timeout", "conf", "iou", "max_det", "priority", "durability"});
   const auto patience = query.seconds("timeout", settings.patience, settings.patience_max);
   const auto until = Clock::now() + patience;
-  gpuq::JobSpec spec = call_of(r);
-  for (const char* name : {"conf", "iou", "max_det"})
-    if (!query.text(name).empty()) spec.params[name] = query.text(name);
-  spec.priority = static_cast<int>(query.number("priority", spec.priority, 0, 9));
-  const std::int64_t net = cli::wall_now_ms() + std::chrono::milliseconds(patience + kClocksDiffer).count();
-  spec.deadline_ms = spec.deadline_ms == 0 ? net : std::min(spec.deadline_ms, net);
-  const std::string id = member.client.submit(std::move(spec)).id;
-  const auto expected = member.expect(id, link.wake());
-  const auto came = link.wait([&] { return member.has(*expected); }, until);
-  if (!came || !*came) {
-    try {
-      member.client.cancel({id});
-    } catch (const gpuq::Error&) {   // its deadline ends it then
+  for (int again = kBrokersOutlived;; --again) {
+    gpuq::JobSpec spec = call_of(r);
+    for (const char* name : {"conf", "iou", "max_det"})
+      if (!query.text(name).empty()) spec.params[name] = query.text(name);
+    spec.priority = static_cast<int>(query.number("priority", spec.priority, 0, 9));
+    if (!query.text("durability").empty()) spec.durability = query.text("durability");
+    if (spec.durability.empty() && spec.id.empty() && spec.unique.empty()) spec.durability = "none";
+    const bool kept = spec.durability != "none";
+    const std::int64_t net = cli::wall_now_ms() + std::chrono::milliseconds(patience + kClocksDiffer).count();
+    spec.deadline_ms = spec.deadline_ms == 0 ? net : std::min(spec.deadline_ms, net);
+    const std::string id = member.client.submit(std::move(spec)).id;
+    const auto expected = member.expect(id, link.wake());
+    const auto came = link.wait([&] { return member.has(*expected); }, until);
+    if (!came || !*came) {
+      try {
+        member.client.cancel({id});
+      } catch (const gpuq::Error&) {   // its deadline ends it then
+      }
+      if (!came) return hung_up();
+      give_up("TIMED_OUT", "job " + id + " did not end within " + std::to_string(patience.count()) + " ms; it is cancelled", "a longer ?timeout=, or POST /api/v1/jobs and come back for the result");
     }
-    if (!came) return hung_up();
-    give_up("TIMED_OUT", "job " + id + " did not end within " + std::to_string(patience.count()) + " ms; it is cancelled", "a longer ?timeout=, or POST /api/v1/jobs and come back for the result");
-  }
-  const gpuq::JobResult& result = *expected->result;
-  if (!result.ok()) {
-    Reply out = Routes::failure(gpuq::Error(result.code.empty() ? "JOB_FAILED" : result.code, result.what.empty() ? "job " + id + " " + result.state : result.what, "GET /api/v1/jobs/" + id + "/logs"));
-    if (out.status == 500) out.status = 502;   // not ours: the model's
+    const gpuq::JobResult& result = *expected->result;
+    if (!kept && result.code == "UNAVAILABLE" && again > 0) continue;   // its broker is gone, and the job with it
+    if (!result.ok()) {
+      Reply out = Routes::failure(gpuq::Error(result.code.empty() ? "JOB_FAILED" : result.code, result.what.empty() ? "job " + id + " " + result.state : result.what, "GET /api/v1/jobs/" + id + "/logs"));
+      if (out.status == 500) out.status = 502;   // not ours: the model's
+      return out;
+    }
+    if (r.path[4] != "detect") return reply(result_json(result));
+    Reply out = reply(detections_json(result));
+    if (!kept) member.client.acknowledge({id});   // all of it is in the answer
     return out;
   }
-  return reply(r.path[4] == "detect" ? detections_json(result) : result_json(result));
 }
 
 // ---- the public face

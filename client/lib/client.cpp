@@ -245,6 +245,15 @@ std::string Client::fetch_blob(const std::string& digest_text) {
   return std::move(*bytes);
 }
 
+void Client::acknowledge(const std::vector<std::string>& ids) {
+  std::vector<gq::JobId> jobs;
+  jobs.reserve(ids.size());
+  for (const std::string& id : ids) jobs.push_back(State::job_id(id));
+  state_->engine.post([state = state_.get(), jobs = std::move(jobs)] {
+    for (const gq::JobId& job : jobs) state->jobs.acknowledge(job);
+  });
+}
+
 void Client::fetch_to(const Part& part, const std::string& path) {
   state_->must_not_block();
   const std::string temporary = path + ".part";
@@ -312,13 +321,13 @@ std::vector<Detection> Client::detect(const std::string& model, std::string_view
 // ---- questions
 
 std::vector<std::string> Client::cancel(const std::vector<std::string>& ids) {
-  static constexpr const char* kWords[] = {"cancelled", "asked", "already_final", "unknown"};
+  static constexpr const char* kWords[] = {"cancelled", "asked", "already_final", "unknown", "refused"};
   std::vector<std::string> out;
   state_->for_each_page(ids, [&](std::vector<gq::JobId> jobs) {
     const std::size_t asked = jobs.size();
     Answer answer = state_->ask(gq::wire::CancelJobs{std::move(jobs)});
     const auto& reply = state_->expect<gq::wire::CancelReply>(answer);
-    for (std::size_t i = 0; i < asked; ++i) out.emplace_back(i < reply.items.size() && reply.items[i] < 4 ? kWords[reply.items[i]] : "unknown");
+    for (std::size_t i = 0; i < asked; ++i) out.emplace_back(i < reply.items.size() && reply.items[i] < std::size(kWords) ? kWords[reply.items[i]] : "unknown");
   });
   return out;
 }

@@ -30,7 +30,7 @@ void Jobs::submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> 
         if (held->batch->done) return;
         if (!done) return settle(*held, refusal(to_string(held->item.id), done.error()));
         if (--held->uploads_left == 0) coalescer_.add(held);
-      });
+      }, held->item.durability != 0);
     }
   }
 }
@@ -102,7 +102,7 @@ bool Jobs::try_again(const PreparedPtr& item, const Error& why) {
         if (item->batch->done) return;
         if (!done) return settle(*item, refusal(to_string(item->item.id), done.error()));
         if (--item->uploads_left == 0) coalescer_.add(item);
-      });
+      }, item->item.durability != 0);
     return true;
   }
   return false;
@@ -274,15 +274,16 @@ void Jobs::say_fetched() {
 void Jobs::acknowledge(const JobId& job, const gpuq::JobResult& result) {
   if (!engine_.settings().acknowledge) return;
   const auto blobs = static_cast<std::size_t>(std::count_if(result.parts.begin(), result.parts.end(), [](const gpuq::Part& p) { return !p.blob.empty(); }));
-  if (blobs == 0) {
-    if (fetched_.empty()) fetched_due_ = steady_now() + 50ms;
-    fetched_.push_back(job);
-    return;
-  }
+  if (blobs == 0) return acknowledge(job);
   if (unread_.size() > 10'000) return;   // never read: they leave by age
   auto unread = std::make_shared<Unread>(Unread{job, blobs});
   for (const gpuq::Part& part : result.parts)
     if (const auto digest = parse_blob_digest(part.blob)) unread_[*digest].push_back(unread);
+}
+
+void Jobs::acknowledge(const JobId& job) {
+  if (fetched_.empty()) fetched_due_ = steady_now() + 50ms;
+  fetched_.push_back(job);
 }
 
 void Jobs::blob_read(const BlobDigest& blob) {

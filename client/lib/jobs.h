@@ -38,6 +38,7 @@ class Jobs {
   /// `patient`: the submit of this job may follow in a moment, so the broker is asked about it only a little later.
   void claim(const JobId& job, SinkPtr sink, bool patient = false);
   void unclaim(const JobId& job, const Sink* sink);
+  void acknowledge(const JobId& job);         ///< its result is here; told in the next 50 ms, with others
   void blob_read(const BlobDigest& blob);     ///< its result counts as fetched when all its blobs were read
 
   // the engine's hooks

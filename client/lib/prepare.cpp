@@ -87,6 +87,7 @@ Result<void> judge(const gpuq::JobSpec& spec) {
     return fail(Errc::usage, "the memory range is upside down", "for example 2GiB..8GiB");
   if (spec.retries < 0 || static_cast<std::uint32_t>(spec.retries) > kLimits.retries_max)
     return fail(Errc::over_limit, "retries must be 0.." + std::to_string(kLimits.retries_max), "");
+  if (spec.per_device && spec.kind != "command") return fail(Errc::usage, "a process for each device is for commands, not for " + spec.kind, "leave per_device out");
   if (!spec.durability.empty() && spec.durability != "none" && spec.durability != "always")
     return fail(Errc::usage, "durability '" + spec.durability.substr(0, 40) + "' is neither always nor none", "leave it out: on disk before the answer");
   if (spec.where.size() > kLimits.where_max) return fail(Errc::over_limit, "more than " + std::to_string(kLimits.where_max) + " labels asked for", "");
@@ -234,6 +235,7 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   body.env = std::move(spec.env);
   body.cwd = std::move(spec.cwd);
   body.cwd_identity = std::move(spec.cwd_identity);
+  body.per_device = spec.per_device;
   body.parts.reserve(spec.parts.size());
   for (gpuq::Part& part : spec.parts) {
     wire::Part out;

@@ -11,10 +11,11 @@ Error misfit(const char* what) { return {Errc::protocol, what, "update gpuq on b
 
 // ---- put
 
-void Transfers::upload(BlobSourcePtr source, Done done) {
-  const auto [it, is_new] = uploads_.try_emplace(source->digest);
+void Transfers::upload(BlobSourcePtr source, Done done, bool brief) {
+  const auto [it, is_new] = uploads_.try_emplace({source->digest, brief});
   if (is_new) {
     it->second = std::make_shared<Upload>();
+    it->second->brief = brief;
     it->second->source = std::move(source);
   }
   it->second->done.push_back(std::move(done));
@@ -22,7 +23,7 @@ void Transfers::upload(BlobSourcePtr source, Done done) {
 }
 
 void Transfers::probe(const UploadPtr& upload) {
-  engine_.ask(wire::BlobPut{upload->source->digest, upload->source->total, 0}, {}, engine_.settings().timeout,
+  engine_.ask(wire::BlobPut{upload->source->digest, upload->source->total, 0, upload->brief}, {}, engine_.settings().timeout,
               [this, upload](Result<Answer>&& answer) {
                 if (!answer) return finish(upload, tl::unexpected(answer.error()));
                 const auto* reply = std::get_if<wire::BlobPutReply>(&answer->message);
@@ -38,7 +39,7 @@ void Transfers::pump(const UploadPtr& upload) {
   while (!upload->finished && !upload->rewinding && upload->under_way < kWindow && upload->next < total) {
     auto bytes = upload->source->read(upload->next, engine_.chunk_bytes());
     if (!bytes) return finish(upload, tl::unexpected(bytes.error()));
-    const wire::BlobPut message{upload->source->digest, total, upload->next};
+    const wire::BlobPut message{upload->source->digest, total, upload->next, upload->brief};
     upload->next += bytes->size();
     ++upload->under_way;
     engine_.ask(message, std::move(*bytes), engine_.settings().timeout,
@@ -73,7 +74,7 @@ void Transfers::chunk_answered(const UploadPtr& upload, std::uint64_t sent_to, R
 void Transfers::finish(const UploadPtr& upload, Result<void> result) {
   if (upload->finished) return;
   upload->finished = true;
-  uploads_.erase(upload->source->digest);
+  uploads_.erase({upload->source->digest, upload->brief});
   const auto done = std::move(upload->done);
   for (const Done& one : done) one(result);
 }

@@ -6,9 +6,10 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string_view>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "client/lib/engine.h"
@@ -24,7 +25,8 @@ class Transfers {
 
   explicit Transfers(Engine& engine) : engine_(engine) {}
 
-  void upload(BlobSourcePtr source, Done done);
+  /// `brief`: only jobs with durability none name it, so it need not be on disk.
+  void upload(BlobSourcePtr source, Done done, bool brief = false);
   void download(const BlobDigest& blob, Take take, Done done);
 
  private:
@@ -34,7 +36,7 @@ class Transfers {
     std::uint64_t next{};              ///< first byte not sent
     std::uint64_t best{};              ///< furthest the broker has confirmed
     unsigned under_way{}, rewinds{};
-    bool rewinding{}, finished{};
+    bool brief{}, rewinding{}, finished{};
     std::uint64_t rewind_to{};
   };
   struct Download {
@@ -60,7 +62,7 @@ class Transfers {
   static constexpr unsigned kWindow = 6;
 
   Engine& engine_;
-  std::unordered_map<BlobDigest, UploadPtr> uploads_;
+  std::map<std::pair<BlobDigest, bool>, UploadPtr> uploads_;   ///< by content and brief
 };
 
 }  // namespace gq::client

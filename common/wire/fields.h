@@ -142,14 +142,14 @@ GQ_SHAPE(WorkerBeatReply, map, F(sent_us), F(term), F(revoke), F(cancels), F(pre
 GQ_SHAPE(EvictModel, map, F(term), F(device), F(model))
 GQ_SHAPE(ModelLog, map, F(model))
 
-GQ_SHAPE(BlobPut, map, F(blob), F(total), F(offset))
+GQ_SHAPE(BlobPut, map, F(blob), F(total), F(offset), F(brief))
 GQ_SHAPE(BlobPutReply, map, F(blob), F(next), F(complete))
-GQ_SHAPE(BlobGet, map, F(blob), F(offset), F(bytes_max))
-GQ_SHAPE(BlobGetReply, map, F(blob), F(total), F(offset))
+GQ_SHAPE(BlobGet, map, F(blob), F(offset), F(bytes_max), F(near))
+GQ_SHAPE(BlobGetReply, map, F(blob), F(total), F(offset), F(path))
 
 // ---- what payloads hold (job_body.h)
 GQ_SHAPE(Part, map, F(name), F(media), FBIN(bytes), F(blob), F(blob_bytes), F(share), F(share_bytes), F(share_mtime_ms))
-GQ_SHAPE(JobBody, map, F(params), F(argv), F(env), F(cwd), F(parts), F(outputs), F(cwd_identity))
+GQ_SHAPE(JobBody, map, F(params), F(argv), F(env), F(cwd), F(parts), F(outputs), F(cwd_identity), F(per_device))
 GQ_SHAPE(ResultBody, map, F(values), F(parts))
 
 #undef F

@@ -40,6 +40,7 @@ struct JobBody {
   std::vector<Part> parts;                     ///< inputs
   std::string outputs{};                       ///< "NAME/path" on a share: artefacts are written there; empty = they come with the result
   std::string cwd_identity{};                  ///< which folder cwd was for the submitter (config::folder_identity); empty = any of that name
+  bool per_device{};                           ///< one process for each device, with RANK, WORLD_SIZE, MASTER_ADDR, … as torchrun sets them
   bool operator==(const JobBody&) const = default;
 };
 

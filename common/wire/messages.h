@@ -199,10 +199,10 @@ struct EvictModel { Term term{}; std::string device, model; bool operator==(cons
 
 // ---- 80-99 both. Blobs travel in chunks over the sender's own connection.
 /// First: digest, total and no payload -> BlobPutReply says from which offset to go on (resume), or complete. Then chunks in order.
-struct BlobPut { BlobDigest blob; std::uint64_t total{}, offset{}; bool operator==(const BlobPut&) const = default; };
+struct BlobPut { BlobDigest blob; std::uint64_t total{}, offset{}; bool brief{}; bool operator==(const BlobPut&) const = default; };
 struct BlobPutReply { BlobDigest blob; std::uint64_t next{}; bool complete{}; bool operator==(const BlobPutReply&) const = default; };   ///< complete = on disk, fsynced, digest verified
-struct BlobGet { BlobDigest blob; std::uint64_t offset{}; std::uint32_t bytes_max{}; bool operator==(const BlobGet&) const = default; };
-struct BlobGetReply { BlobDigest blob; std::uint64_t total{}, offset{}; bool operator==(const BlobGetReply&) const = default; };         ///< bytes in frame 1
+struct BlobGet { BlobDigest blob; std::uint64_t offset{}; std::uint32_t bytes_max{}; bool near{}; bool operator==(const BlobGet&) const = default; };
+struct BlobGetReply { BlobDigest blob; std::uint64_t total{}, offset{}; std::string path{}; bool operator==(const BlobGetReply&) const = default; };         ///< bytes in frame 1
 
 template <class T>
 struct TypeNumber;

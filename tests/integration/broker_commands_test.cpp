@@ -191,6 +191,27 @@ TEST_F(Orders, workers_classes_and_the_policy_file_are_an_admins_business) {
   EXPECT_FALSE(client->ask<wire::ConfigReply>(wire::ConfigQuery{}).settings.empty()) << "looking is everybody's";
 }
 
+TEST_F(Orders, a_job_is_touched_by_the_key_that_submitted_it_and_by_admins) {
+  const auto stranger = new_client("bob");
+  const JobId job = new_job_id();
+  client->submit({echo_job(job)}, {"body"});
+  for (const char* verb : {"hold", "release", "preempt"}) {
+    const auto answer = order(*stranger, verb, {job}).items.at(0);
+    EXPECT_EQ(answer.code, "REFUSED") << verb;
+    EXPECT_NE(answer.what.find("belongs to ada"), std::string::npos) << answer.what;
+  }
+  wire::UpdateJob update;
+  update.job = job;
+  update.priority = 9;
+  EXPECT_EQ(stranger->ask<wire::CommandReply>(update).items.at(0).code, "REFUSED");
+  EXPECT_EQ(stranger->ask<wire::CancelReply>(wire::CancelJobs{{job}}).items, std::vector<std::uint8_t>{4}) << "refused";
+  EXPECT_EQ(client->status(job).state, number(JobState::ready));
+  EXPECT_EQ(order(*admin, "hold", {job}).items.at(0).text, "is on hold") << "an admin may";
+  EXPECT_EQ(client->ask<wire::CancelReply>(wire::CancelJobs{{job}}).items, std::vector<std::uint8_t>{0}) << "cancelled";
+  EXPECT_EQ(stranger->ask<wire::RetryReply>(wire::Retry{job, new_job_id(), false}).item.code, "REFUSED");
+  EXPECT_TRUE(admin->ask<wire::RetryReply>(wire::Retry{job, new_job_id(), false}).item.ok);
+}
+
 TEST_F(Orders, a_plan_and_an_explanation_answer_without_effects) {
   const JobId job = new_job_id();
   client->submit({echo_job(job)}, {"body"});

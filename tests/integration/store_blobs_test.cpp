@@ -42,6 +42,14 @@ class BlobStory : public testing::Test {
   Result<BlobDigest> put(std::string bytes) {
     return wait<Result<BlobDigest>>([&](auto done) { blobs->put(std::move(bytes), done); });
   }
+  void put_briefly(const std::string& bytes) {
+    const BlobDigest d = store::digest_of(bytes);
+    const auto begun = wait<Result<UploadState>>([&](auto done) { blobs->begin_upload(d, bytes.size(), done, true); });
+    ASSERT_TRUE(begun);
+    if (begun->complete) return;
+    ASSERT_TRUE(wait<Result<UploadState>>([&](auto done) { blobs->append(d, 0, bytes, done, true); }));
+    ASSERT_TRUE(wait<Result<void>>([&](auto done) { blobs->finish(d, done, true); }));
+  }
   Result<store::BlobChunk> read(BlobDigest d, std::uint64_t at, std::size_t length) {
     return wait<Result<store::BlobChunk>>([&](auto done) { blobs->read(d, at, length, done); });
   }
@@ -150,6 +158,65 @@ TEST_F(BlobStory, the_quota_counts_uploads_under_way_and_says_the_figures) {
   EXPECT_EQ(begin(b, 5U << 20U).error().code, Errc::too_large);
   blobs->abandon(a);
   EXPECT_TRUE(begin(b, 2U << 20U));
+}
+
+// ---- those that need not be on disk
+
+TEST_F(BlobStory, what_is_needed_only_briefly_is_read_like_others_and_gone_with_the_broker) {
+  const std::string bytes(3000, 'z');
+  const BlobDigest digest = store::digest_of(bytes);
+  put_briefly(bytes);
+  EXPECT_TRUE(blobs->holds(digest));
+  EXPECT_FALSE(blobs->contains(digest)) << "a durable job may not name it";
+  EXPECT_EQ(read(digest, 2990, 100)->bytes, bytes.substr(2990));
+  EXPECT_EQ(files(), std::vector<std::string>{"brief/" + to_string(digest)});
+  EXPECT_EQ(blobs->path_of(digest), options.dir / "brief" / to_string(digest));
+  reopen();
+  EXPECT_FALSE(blobs->holds(digest));
+  EXPECT_EQ(files(), std::vector<std::string>{});
+}
+
+TEST_F(BlobStory, who_needs_it_durable_gets_it_there_without_sending_it_again) {
+  const std::string bytes(3000, 'y');
+  const BlobDigest digest = store::digest_of(bytes);
+  put_briefly(bytes);
+  EXPECT_EQ(append(digest, 0, bytes).error().code, Errc::not_found) << "told to begin";
+  EXPECT_TRUE(begin(digest, 3000)->complete);
+  EXPECT_TRUE(blobs->contains(digest));
+  put_briefly(bytes);   // takes nothing back
+  EXPECT_TRUE(blobs->contains(digest));
+  const std::string hex = to_string(digest);
+  EXPECT_EQ(files(), std::vector<std::string>{hex.substr(0, 2) + "/" + hex.substr(2, 2) + "/" + hex});
+  reopen();
+  EXPECT_EQ(read(digest, 0, 3000)->bytes, bytes);
+}
+
+TEST_F(BlobStory, of_two_who_send_the_same_one_the_more_careful_decides) {
+  const std::string bytes(3000, 'w');
+  const BlobDigest digest = store::digest_of(bytes);
+  EXPECT_EQ(wait<Result<UploadState>>([&](auto done) { blobs->begin_upload(digest, 3000, done, true); })->offset, 0U);
+  EXPECT_EQ(wait<Result<UploadState>>([&](auto done) { blobs->append(digest, 0, bytes.substr(0, 1000), done, true); })->offset, 1000U);
+  EXPECT_EQ(begin(digest, 3000)->offset, 1000U);
+  EXPECT_EQ(append(digest, 1000, bytes.substr(1000))->offset, 3000U);
+  EXPECT_TRUE(wait<Result<void>>([&](auto done) { blobs->finish(digest, done, true); }));
+  EXPECT_TRUE(blobs->contains(digest));
+}
+
+TEST_F(BlobStory, what_no_job_names_any_more_goes_after_a_short_grace) {
+  const BlobDigest digest = store::digest_of("brief");
+  put_briefly("brief");
+  auto job = a_job(1);
+  job.fixed.durable = false;
+  job.fixed.blobs = {digest};
+  blobs->observe(core::JobCreated{job, 0, {}});
+  now += 10min;
+  EXPECT_EQ(collect(), 0U);
+  blobs->observe(core::JobForgotten{job.fixed.id, JobState::succeeded, false, {}, {}});
+  now += 5s;
+  EXPECT_EQ(collect(), 0U);
+  now += 6s;
+  EXPECT_EQ(collect(), 1U);
+  EXPECT_EQ(files(), std::vector<std::string>{});
 }
 
 TEST_F(BlobStory, what_a_record_names_stays_and_what_none_names_goes_after_the_grace) {

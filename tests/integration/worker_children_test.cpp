@@ -28,6 +28,15 @@ struct WorkerChildren : WorkerStory {
     body.params["steps"] = steps;
     return submit(job("train.detector"), body);
   }
+  /// A command on two devices, a process on each.
+  JobId gang(const std::string& script) {
+    wire::JobBody body;
+    body.argv = {"/bin/sh", "-c", script};
+    body.per_device = true;
+    auto item = job("command");
+    item.devices = 2;
+    return submit(item, body);
+  }
   std::vector<pid_t> children_seen() {
     std::vector<pid_t> out;
     std::ifstream in(dir.path("pids"));
@@ -226,6 +235,42 @@ TEST_F(WorkerChildren, a_hot_card_takes_no_work_and_comes_back_when_it_has_coole
   EXPECT_TRUE(still_waits()) << "cooler than where it went out, but not yet where it comes back";
   temperature(70);
   EXPECT_EQ(final_of(held).state, JobState::succeeded);
+}
+
+// ---- a process for each device
+
+TEST_F(WorkerChildren, a_gang_is_a_process_for_each_device_that_knows_its_rank) {
+  start_worker({"--simulate-gpus", "8GiB,8GiB"});
+  const Final done = final_of(gang("echo rank $RANK/$LOCAL_RANK of $WORLD_SIZE/$LOCAL_WORLD_SIZE at $MASTER_ADDR port ${MASTER_PORT:+set} progress ${GPUQ_PROGRESS_FD:-none}; exit 0"));
+  EXPECT_EQ(done.state, JobState::succeeded) << done.what;
+  const std::string log = done.parts.at("gpuq-log.txt");
+  EXPECT_NE(log.find("rank 0/0 of 2/2 at 127.0.0.1 port set progress 3\n"), std::string::npos) << log;
+  EXPECT_NE(log.find("rank 1/1 of 2/2 at 127.0.0.1 port set progress none\n"), std::string::npos) << log;
+}
+
+TEST_F(WorkerChildren, a_rank_that_fails_takes_the_others_along_and_its_code_is_the_jobs) {
+  start_worker({"--simulate-gpus", "8GiB,8GiB"});
+  const Final failed = final_of(gang("if [ $RANK = 1 ]; then exit 7; fi; trap 'echo told; exit 0' TERM; sleep 60 & wait"));
+  EXPECT_EQ(failed.state, JobState::failed);
+  EXPECT_EQ(failed.values.at("exit_code"), "7");
+  EXPECT_NE(failed.parts.at("gpuq-log.txt").find("told\n"), std::string::npos);
+  EXPECT_NE(failed.parts.at("gpuq-log.txt").find("[gpuq] rank 1 ended with code 7\n"), std::string::npos);
+  const Final killed = final_of(gang("if [ $RANK = 0 ]; then kill -KILL $$; fi; exec sleep 60"));
+  EXPECT_EQ(killed.state, JobState::failed);
+  EXPECT_EQ(killed.values.at("signal"), "9");
+  EXPECT_EQ(final_of(gang("exec no-such-program")).values.at("exit_code"), "127");
+}
+
+TEST_F(WorkerChildren, a_gang_that_is_asked_to_leave_has_yielded_when_its_ranks_have) {
+  start_worker({"--simulate-gpus", "8GiB,8GiB"});
+  const std::string marks = dir.path("rank-");
+  const JobId id = gang("trap 'exit 75' TERM; echo up > " + marks + "$RANK; sleep 60 & wait");
+  until_file(marks + "0");
+  until_file(marks + "1");
+  EXPECT_TRUE(client->ask<wire::CommandReply>(wire::Command{"hold", {id}, {}, {}, 0}).items.at(0).ok);
+  EXPECT_TRUE(client->ask<wire::CommandReply>(wire::Command{"preempt", {id}, {}, {}, 0}).items.at(0).ok);
+  loop.until([&] { return client->status(id).preemptions == 1; }, "the gang to have yielded");
+  EXPECT_EQ(client->status(id).state, static_cast<std::uint8_t>(JobState::ready));
 }
 
 TEST_F(WorkerChildren, simulated_cards_are_offered_and_their_children_run_on_the_cpu) {

@@ -140,6 +140,39 @@ TEST_F(WorkerLife, inputs_lie_in_the_input_folder_small_and_large) {
   EXPECT_EQ(final_of(submit(again, body)).parts.at("gpuq-log.txt"), "few bytes700000\n") << "the cached copy is not the job's to change";
 }
 
+TEST_F(WorkerLife, the_blob_of_a_broker_on_this_machine_is_copied_from_its_file) {
+  start_worker();
+  const std::string large(700'000, 'N');
+  const BlobDigest blob = put_blob(*client, large);
+  const auto reply = client->ask<wire::BlobGetReply>(wire::BlobGet{blob, 0, 0, true});
+  EXPECT_EQ(reply.total, large.size());
+  EXPECT_EQ(slurp(reply.path), large);
+  EXPECT_TRUE(client->last_body.empty());
+  const auto run = [&] {
+    wire::JobBody body;
+    body.parts.push_back({"large.bin", "", "", blob, large.size(), ""});
+    body.argv = {"/bin/sh", "-c", "wc -c < $GPUQ_INPUT_DIR/large.bin"};
+    auto item = job("command");
+    item.blobs = {blob};
+    const Final done = final_of(submit(item, body));
+    return done.parts.contains("gpuq-log.txt") ? done.parts.at("gpuq-log.txt") : done.what;
+  };
+  EXPECT_EQ(run(), "700000\n");
+  const std::string cached = scratch() + "/cache/" + to_string(blob);
+  ASSERT_TRUE(std::filesystem::exists(cached));
+  EXPECT_FALSE(std::filesystem::equivalent(cached, reply.path)) << "jobs never see the broker's own file";
+
+  // Its file is another one here, as behind a tunnel: the bytes come through the link all the same.
+  program.signal(SIGINT);
+  program.wait();
+  std::filesystem::remove_all(scratch());
+  std::ofstream(reply.path, std::ios::trunc) << std::string(700'000, 'X');
+  start_worker();
+  EXPECT_NE(run(), "700000\n") << "neither way brings the right content";
+  std::ofstream(reply.path, std::ios::trunc) << large;
+  EXPECT_EQ(run(), "700000\n");
+}
+
 TEST_F(WorkerLife, what_its_parents_brought_lies_in_folders_of_their_names) {
   start_worker();
   const JobId small = shell("mkdir $GPUQ_OUTPUT_DIR/a; echo hello > $GPUQ_OUTPUT_DIR/a/x; echo printed");

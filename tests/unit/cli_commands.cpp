@@ -123,6 +123,27 @@ TEST_F(CommandLine, an_array_is_a_job_for_each_index) {
   EXPECT_EQ(plan->jobs[1].id, "01M7Y6FQQVPBY8903R6KHSBSH0");
 }
 
+TEST(ArrayOf, is_the_librarys_word_too) {
+  gpuq::JobSpec job;
+  job.kind = "command", job.argv = {"python", "part.py"}, job.label = "night";
+  const auto jobs = gpuq::array_of(job, "1,4-5");
+  ASSERT_EQ(jobs.size(), 3U);
+  EXPECT_EQ(jobs[2].env.at("GPUQ_ARRAY_INDEX"), "5");
+  EXPECT_EQ(jobs[2].label, "night[5]");
+  const auto code = [&](const char* indices) -> std::string {
+    try {
+      (void)gpuq::array_of(job, indices);
+    } catch (const gpuq::Error& error) {
+      return error.code();
+    }
+    return "taken";
+  };
+  EXPECT_EQ(code("4-1"), "USAGE");
+  EXPECT_EQ(code("0-20000"), "OVER_LIMIT");
+  job.kind = "detect";
+  EXPECT_EQ(code("0-3"), "USAGE");
+}
+
 TEST_F(CommandLine, what_is_no_array_is_refused) {
   for (const char* text : {"a", "", "5-3", "1,,2", "1-", "1-3:0", "1-3:", "-1", "1,1", "0-3,2", "99999999999", "0-20000", "1 2"}) {
     SubmitArguments a;

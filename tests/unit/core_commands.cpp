@@ -71,6 +71,41 @@ TEST_F(Commands, a_held_job_still_expires_and_may_still_be_cancelled) {
   EXPECT_EQ(assigned_now(), std::vector{after_it});
 }
 
+// ---- whose they are
+
+TEST_F(Commands, words_of_another_key_touch_no_job_and_say_whose_it_is) {
+  const PeerId anna = worker("anna", {.slots = 1});
+  const auto runs = submitted(echo(1)), waits = submitted(echo(2));
+  started(anna, runs);
+  forget_effects();
+  const auto anothers = [](const JobId& job) { return CommandOutcome{false, {Errc::refused, "job " + to_string(job) + " belongs to ann, this is the key of bob", "use its key or an admin's"}, {}}; };
+  for (const JobVerb verb : {JobVerb::hold, JobVerb::preempt, JobVerb::release}) {
+    say(JobCommand{kClient, ++request, verb, "bob", "", {}, {runs, waits}, "bob"});
+    EXPECT_EQ(effects(), (Effects{Send{CommandAnswer{kClient, request, {anothers(runs), anothers(waits)}}}}));
+  }
+  JobUpdate update;
+  update.priority = 9;
+  say(UpdateReceived{kClient, ++request, "bob", waits, update, "bob"});
+  EXPECT_EQ(effects(), (Effects{Send{CommandAnswer{kClient, request, {anothers(waits)}}}}));
+  say(CancelReceived{kClient, ++request, {runs, job_id(99), waits}, "bob"});
+  EXPECT_EQ(effects(), (Effects{Send{CancelAnswer{kClient, request, {CancelResult::refused, CancelResult::unknown, CancelResult::refused}}}}));
+  ends(anna, runs, Outcome::succeeded);
+  forget_effects();
+  say(RetryReceived{kClient, ++request, "bob", runs, job_id(3), true, "bob"});
+  EXPECT_EQ(effects(), (Effects{Send{RetryAnswer{kClient, request, {job_id(3), false, false, anothers(runs).error}}}}));
+  say(FetchedReceived{kClient, {runs}, "bob"});
+  EXPECT_TRUE(effects().empty()) << "a stranger cannot have a result forgotten early";
+}
+
+TEST_F(Commands, the_key_that_submitted_a_job_and_an_admin_may_touch_it) {
+  const auto own = submitted(echo(1)), anothers = submitted(echo(2));
+  forget_effects();
+  say(CancelReceived{kClient, ++request, {own}, "ann"});
+  EXPECT_EQ(state(own), JobState::cancelled);
+  say(CancelReceived{kClient, ++request, {anothers}, ""});
+  EXPECT_EQ(state(anothers), JobState::cancelled);
+}
+
 TEST_F(Commands, each_job_of_a_command_gets_its_own_answer_in_order) {
   const PeerId anna = worker("anna", {.slots = 1});
   const auto done = submitted(echo(1));

@@ -99,7 +99,7 @@ TEST(HttpForm, a_mutated_form_never_reads_outside_its_body) {
 TEST(HttpJob, every_field_lands_where_it_belongs) {
   const auto job = job_of(R"({"kind":"detect","model":"boards@1","class":"inference","priority":7,"vram":"2GiB..rest","devices":2,"where":["rack=3"],
     "params":{"conf":0.25,"deep":true,"name":"x"},"env":{"A":1},"argv":["a","b"],"after":["01J"],"not_before_ms":5,"deadline_ms":6,"timeout_s":1.5,"retries":3,
-    "on_preempt":"pause","unique":"u","id":"01K","label":"l","exclusive":true,"strict":true,"cwd":"/w","outputs":"boards/out",
+    "on_preempt":"pause","unique":"u","id":"01K","label":"l","exclusive":true,"strict":true,"cwd":"/w","outputs":"boards/out","array":"0-3",
     "parts":[{"name":"image","media":"image/png","base64":"iVBORw=="},{"name":"t","text":"hi"},{"name":"j","json":{"a":[1]}},{"name":"s","share":"boards/a.png"}]})");
   ASSERT_TRUE(job) << job.error().what;
   EXPECT_EQ(job->kind + " " + job->model + " " + job->job_class, "detect boards@1 inference");
@@ -111,6 +111,7 @@ TEST(HttpJob, every_field_lands_where_it_belongs) {
   EXPECT_EQ(job->timeout, std::chrono::milliseconds(1500));
   EXPECT_EQ(job->retries, 3);
   EXPECT_TRUE(job->exclusive && job->strict);
+  EXPECT_EQ(job->array, "0-3");
   ASSERT_EQ(job->parts.size(), 4U);
   EXPECT_EQ(job->parts[0].bytes, "\x89PNG");
   EXPECT_EQ(job->parts[1].media, "text/plain");

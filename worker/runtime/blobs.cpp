@@ -1,3 +1,4 @@
+// blobs.cpp - the cache, and what travels for it; see blobs.h. What the link tells is in blobs_link.cpp.
 #include "worker/runtime/blobs.h"
 
 #include <fcntl.h>
@@ -11,11 +12,13 @@
 #include <utility>
 #include <vector>
 
+#include "worker/runtime/near_blob.h"
+#include "worker/runtime/transfers.h"
+
 namespace gq::worker {
 namespace {
 
-constexpr std::size_t kWindow = 4;               // chunks under way per transfer
-constexpr int kSilentTicks = 10;                 // then the request is made again
+constexpr std::size_t kWindow = 4;   // chunks under way per transfer
 namespace fs = std::filesystem;
 
 Error disk_error(const std::string& what) {
@@ -31,36 +34,6 @@ bool sync_path(const std::string& path) {
 }
 
 }  // namespace
-
-struct Blobs::Get {
-  BlobDigest digest;
-  std::string temporary;
-  int fd{-1};
-  Sha256 hash;
-  std::uint64_t received{};        ///< in order; chunks arrive in the order they were asked for
-  std::uint64_t asked{};
-  std::optional<std::uint64_t> total;
-  std::vector<std::uint64_t> ids;
-  std::vector<Fetched> waiting;
-  int silent{};
-  ~Get() {
-    if (fd >= 0) ::close(fd);
-  }
-};
-
-struct Blobs::Put {
-  Pinned file;
-  int fd{-1};
-  bool asked_where{};
-  bool answered_where{};
-  std::uint64_t sent{};
-  std::vector<std::uint64_t> ids;
-  std::vector<Stored> waiting;
-  int silent{};
-  ~Put() {
-    if (fd >= 0) ::close(fd);
-  }
-};
 
 Blobs::Blobs(asio::io_context& io, asio::thread_pool& disk, SendFn send, std::string folder, std::uint64_t cache_bytes)
     : io_(io), disk_(disk), send_(std::move(send)), folder_(std::move(folder)), cache_bytes_(cache_bytes), alive_(std::make_shared<bool>(true)) {
@@ -136,9 +109,9 @@ void Blobs::fetch(const BlobDigest& digest, Fetched done) {
 }
 
 void Blobs::pump(const std::shared_ptr<Get>& get) {
-  while (up_ && get->ids.size() < (get->total ? kWindow : 1) && (!get->total || get->asked < *get->total)) {
+  while (up_ && !get->taking_near && get->ids.size() < (get->total ? kWindow : 1) && (!get->total || get->asked < *get->total)) {
     const std::uint64_t id = next_id_++;
-    if (!send_(wire::BlobGet{get->digest, get->asked, static_cast<std::uint32_t>(chunk_bytes_)}, id, {})) return;
+    if (!send_(wire::BlobGet{get->digest, get->asked, static_cast<std::uint32_t>(chunk_bytes_), near_ && !get->total}, id, {})) return;
     get->asked += chunk_bytes_;
     get->ids.push_back(id);
     get_ids_[id] = get;
@@ -148,6 +121,7 @@ void Blobs::pump(const std::shared_ptr<Get>& get) {
 void Blobs::got(const std::shared_ptr<Get>& get, const wire::BlobGetReply& reply, std::string_view body) {
   get->silent = 0;
   get->total = reply.total;
+  if (!reply.path.empty() && get->received == 0) return take_near(get, reply.path);
   if (reply.offset != get->received || (body.empty() && reply.total > get->received)) {   // an answer from before a restart
     for (const std::uint64_t id : get->ids) get_ids_.erase(id);
     get->ids.clear();
@@ -169,6 +143,26 @@ void Blobs::got(const std::shared_ptr<Get>& get, const wire::BlobGetReply& reply
   ::fchmod(get->fd, 0400);
   if (::rename(get->temporary.c_str(), path_of(get->digest).c_str()) != 0) return finish(get, tl::unexpected(disk_error("keeping a fetched blob")));
   finish(get, remember(get->digest, get->received));
+}
+
+void Blobs::take_near(const std::shared_ptr<Get>& get, const std::string& path) {
+  get->taking_near = true;
+  asio::post(disk_, [this, alive = std::weak_ptr<bool>(alive_), get, path, target = get->temporary + "-near", total = *get->total] {
+    Result<void> taken = take_near_blob(path, target, get->digest, total);
+    asio::post(io_, [this, alive, get, target, total, taken = std::move(taken)] {
+      if (alive.expired()) return;
+      get->taking_near = false;
+      if (taken && ::rename(target.c_str(), path_of(get->digest).c_str()) == 0) {
+        ::unlink(get->temporary.c_str());
+        return finish(get, remember(get->digest, total));
+      }
+      ::unlink(target.c_str());
+      if (!taken && taken.error().code == Errc::storage_full) return finish(get, tl::unexpected(taken.error()));
+      near_ = false;   // another machine behind a tunnel, another user, another file system's view
+      get->asked = 0;
+      pump(get);
+    });
+  });
 }
 
 void Blobs::finish(const std::shared_ptr<Get>& get, Result<Pinned> result) {
@@ -320,84 +314,6 @@ void Blobs::finish(const std::shared_ptr<Put>& put, Result<Pinned> result) {
   puts_.erase(put->file->digest);
   for (const Stored& done : waiting) done(result);
   evict();
-}
-
-// ---- the link
-
-void Blobs::received(std::uint64_t id, const wire::Message& message, std::string_view body) {
-  if (const auto found = get_ids_.find(id); found != get_ids_.end()) {
-    const std::shared_ptr<Get> get = found->second;
-    get_ids_.erase(found);
-    std::erase(get->ids, id);
-    if (const auto* reply = std::get_if<wire::BlobGetReply>(&message)) return got(get, *reply, body);
-    if (const auto* failure = std::get_if<wire::Failure>(&message)) {
-      Error error{Errc::internal, failure->what, failure->next};
-      parse_errc(failure->code, error.code);
-      if (error.code == Errc::unavailable) return;   // tick() asks again
-      return finish(get, tl::unexpected(std::move(error)));
-    }
-    return;
-  }
-  if (const auto found = put_ids_.find(id); found != put_ids_.end()) {
-    const std::shared_ptr<Put> put = found->second;
-    put_ids_.erase(found);
-    std::erase(put->ids, id);
-    if (const auto* reply = std::get_if<wire::BlobPutReply>(&message)) return stored(put, *reply);
-    if (const auto* failure = std::get_if<wire::Failure>(&message)) {
-      Error error{Errc::internal, failure->what, failure->next};
-      parse_errc(failure->code, error.code);
-      if (error.code == Errc::unavailable || error.code == Errc::storage_full) return;   // results are kept until there is room
-      return finish(put, tl::unexpected(std::move(error)));
-    }
-  }
-}
-
-void Blobs::link_up(std::uint64_t chunk_bytes) {
-  if (chunk_bytes > 0) chunk_bytes_ = std::min<std::uint64_t>(chunk_bytes, 1U << 20U);
-  up_ = true;
-  evict();
-  const auto gets = gets_;   // pump may finish one
-  for (const auto& [digest, get] : gets) pump(get);
-  const auto puts = puts_;
-  for (const auto& [digest, put] : puts) pump(put);
-}
-
-void Blobs::link_down() {
-  up_ = false;
-  get_ids_.clear();
-  put_ids_.clear();
-  for (auto& [digest, get] : gets_) {
-    get->ids.clear();
-    get->asked = get->received;
-    get->silent = 0;
-  }
-  for (auto& [digest, put] : puts_) {
-    put->ids.clear();
-    put->asked_where = put->answered_where = false;
-    put->silent = 0;
-  }
-}
-
-void Blobs::tick() {
-  if (!up_) return;
-  const auto gets = gets_;
-  for (const auto& [digest, get] : gets) {
-    if (!get->ids.empty() && ++get->silent < kSilentTicks) continue;
-    for (const std::uint64_t id : get->ids) get_ids_.erase(id);
-    get->ids.clear();
-    get->asked = get->received;
-    get->silent = 0;
-    pump(get);
-  }
-  const auto puts = puts_;
-  for (const auto& [digest, put] : puts) {
-    if (!put->ids.empty() && ++put->silent < kSilentTicks) continue;
-    for (const std::uint64_t id : put->ids) put_ids_.erase(id);
-    put->ids.clear();
-    put->asked_where = put->answered_where = false;
-    put->silent = 0;
-    pump(put);
-  }
 }
 
 }  // namespace gq::worker

@@ -46,7 +46,8 @@ class Blobs {
   /// Sends a cached blob again; false when there is no copy.
   bool store_again(const BlobDigest& digest, Stored done);
 
-  void link_up(std::uint64_t chunk_bytes);
+  /// `near`: the broker may be on this machine, so its files are asked for by name first (near_blob.h).
+  void link_up(std::uint64_t chunk_bytes, bool near);
   void link_down();
   /// Answers whose request id has this bit are ours.
   static constexpr std::uint64_t kIdBit = std::uint64_t{1} << 63U;
@@ -61,6 +62,7 @@ class Blobs {
   void pump(const std::shared_ptr<Put>& put);
   void got(const std::shared_ptr<Get>& get, const wire::BlobGetReply& reply, std::string_view body);
   void stored(const std::shared_ptr<Put>& put, const wire::BlobPutReply& reply);
+  void take_near(const std::shared_ptr<Get>& get, const std::string& path);
   void finish(const std::shared_ptr<Get>& get, Result<Pinned> result);
   void finish(const std::shared_ptr<Put>& put, Result<Pinned> result);
   void begin_put(Pinned file, Stored done);
@@ -82,6 +84,7 @@ class Blobs {
   std::uint64_t next_id_{kIdBit | 1U};
   std::uint64_t next_temporary_{1};
   bool up_{};
+  bool near_{};                  ///< until a file was not there
   std::map<BlobDigest, Entry> cache_;
   std::map<BlobDigest, std::shared_ptr<Get>> gets_;
   std::map<std::uint64_t, std::shared_ptr<Get>> get_ids_;

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -16,6 +17,7 @@
 #include "worker/runtime/attempt_run.h"
 #include "worker/runtime/devices.h"
 #include "worker/runtime/process.h"
+#include "worker/runtime/ranks.h"
 
 namespace gq::worker {
 namespace {
@@ -159,7 +161,7 @@ struct Command::Run : AttemptRun {
       return end(failed(grant(), {Errc::internal, "pipe: " + why, ""}, false));
     }
     SpawnSpec spec;
-    spec.argv = gathered->body.argv;
+    spec.argv = gathered->body.per_device ? ranked(gathered->body.argv, std::max<std::size_t>(1, job.item.devices.size())) : gathered->body.argv;
     std::map<std::string, std::string> submitted = gathered->body.env;
     std::erase_if(submitted, [](const auto& entry) { return entry.first.rfind("GPUQ_", 0) == 0 && entry.first.rfind("GPUQ_ARRAY_", 0) != 0; });   // these are the submitter's
     spec.env = command_environment(submitted, own_environment());

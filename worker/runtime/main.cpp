@@ -5,6 +5,7 @@
 
 #include "common/log.h"
 #include "worker/runtime/process.h"
+#include "worker/runtime/ranks.h"
 #include "worker/runtime/worker.h"
 
 #ifndef GPUQ_VERSION
@@ -22,6 +23,7 @@ int usage_error(const std::string& what, const std::string& next) {
 
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "--guardian") == 0) return gq::worker::guardian_main();
+  if (argc > 1 && std::strcmp(argv[1], "--ranks") == 0) return gq::worker::ranks_main(argc, argv);
   gq::log::set_name("gpuq-worker");
   gq::worker::WorkerOptions options;
   options.version = GPUQ_VERSION;

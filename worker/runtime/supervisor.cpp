@@ -12,6 +12,7 @@
 
 #include "common/config/clock.h"
 #include "common/log.h"
+#include "common/net/socket.h"
 #include "common/wire/codec.h"
 
 namespace gq::worker {
@@ -230,7 +231,7 @@ void Supervisor::perform(session::Action& action) {
                  [&](session::UploadAgain& u) { upload_again(u); },
                  [&](session::Welcomed& w) {
                    announce(w.terms);
-                   blobs_->link_up(w.terms.blob_chunk_bytes);
+                   blobs_->link_up(w.terms.blob_chunk_bytes, net::is_loopback(endpoint_));
                    parents_->link_up();
                    schedule_turn();
                  },

@@ -67,6 +67,7 @@ struct JobSpec {
   std::string model;                              ///< NAME or NAME@VERSION
   std::int64_t vram_min_mib = 0, vram_max_mib = 0;///< 0 = the kind's default; max INT64_MAX = the rest of the device
   int devices = 1;
+  bool per_device = false;                        ///< command: one process for each device, with RANK, WORLD_SIZE, … as torchrun sets them
   std::vector<std::string> where;                 ///< "key=value" labels a worker must have
   std::map<std::string, std::string> params;      ///< --set
   std::vector<std::string> argv;                  ///< command
@@ -225,6 +226,8 @@ class Client {
   /// Calls back on the client's thread for each job as it becomes final, until all are; no per-job future. For many jobs.
   /// Before or after the submit: what became final in between is kept. The callback must not throw.
   void on_final(const std::vector<std::string>& ids, std::function<void(JobResult&&)> callback);
+  /// These results are here, the broker need not keep them: with Options::acknowledge false, for whoever decides job by job.
+  void acknowledge(const std::vector<std::string>& ids);
   std::string fetch(const Part& part);                            ///< bytes of a part, from the blob store when large, from this host's share when it lies there
   std::string fetch_blob(const std::string& digest);
   void fetch_to(const Part& part, const std::string& path);       ///< streamed to a file (tmp + rename), digest verified
@@ -236,7 +239,7 @@ class Client {
 
   std::vector<Detection> detect(const std::string& model, std::string_view image, const std::map<std::string, std::string>& params = {});
 
-  std::vector<std::string> cancel(const std::vector<std::string>& ids);   ///< per id: cancelled|asked|already_final|unknown
+  std::vector<std::string> cancel(const std::vector<std::string>& ids);   ///< per id: cancelled|asked|already_final|unknown|refused (another key's job; admins may)
   Submitted retry(const std::string& id);
   std::vector<JobStatus> status(const std::vector<std::string>& ids);
   std::vector<JobStatus> list(const ListFilter& filter = {});
@@ -281,6 +284,11 @@ class Client {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// A command job for each index, in the order written: "0-9", "0-90:10" (step), "1,4,7" and these mixed; at most 10,000. Each finds its
+/// own in $GPUQ_ARRAY_INDEX and their number in $GPUQ_ARRAY_COUNT; label and unique key get the index behind, an id is counted up, so
+/// that the same array submitted again makes no second one. Throws Error USAGE (no list, no command), OVER_LIMIT.
+std::vector<JobSpec> array_of(const JobSpec& job, std::string_view indices);
 
 /// Boxes of a detect result; empty when the part "detections" is absent. Throws Error BAD_MESSAGE on anything else.
 std::vector<Detection> parse_detections(const JobResult& result);

@@ -10,6 +10,7 @@ from .version import VERSION as __version__
 
 if TYPE_CHECKING:
     from .aio import AsyncClient, unless_disconnected
+    from .array import array_of
     from .client import Client
     from .ids import new_job_id
     from .parts import Part, Tensor
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClient", "Client", "CommandResult", "Detection", "Detections", "Device", "Error", "Explanation", "JobError", "JobResult",
            "JobSpec", "JobStatus", "LogChunk", "Model", "NotFoundError", "Outputs", "Part", "Progress", "RefusedError", "Submitted",
-           "Tensor", "TimedOutError", "Top", "UnavailableError", "UsageError", "Worker", "__version__", "new_job_id", "unless_disconnected"]
+           "Tensor", "TimedOutError", "Top", "UnavailableError", "UsageError", "Worker", "__version__", "array_of", "new_job_id", "unless_disconnected"]
 
-_FROM = {"AsyncClient": "aio", "unless_disconnected": "aio", "Client": "client", "new_job_id": "ids", "Part": "parts", "Tensor": "parts",
+_FROM = {"AsyncClient": "aio", "unless_disconnected": "aio", "array_of": "array", "Client": "client", "new_job_id": "ids", "Part": "parts", "Tensor": "parts",
          "JobSpec": "spec"}
 
 

@@ -83,11 +83,11 @@ SCHEMA = """\
 46 ConfigReply map file:str loaded_ms:i64 settings:[ConfigSetting] warnings:[str]
 - ConfigSetting map key:str value:str origin:str where:str
 47 ModelCommand map verb:str name:str version:str condition:str
-80 BlobPut map blob:bin32 total:u64 offset:u64
+80 BlobPut map blob:bin32 total:u64 offset:u64 brief:bool
 81 BlobPutReply map blob:bin32 next:u64 complete:bool
-82 BlobGet map blob:bin32 offset:u64 bytes_max:u32
-83 BlobGetReply map blob:bin32 total:u64 offset:u64
-- JobBody map params:{str} argv:[str] env:{str} cwd:str parts:[Part] outputs:str cwd_identity:str
+82 BlobGet map blob:bin32 offset:u64 bytes_max:u32 near:bool
+83 BlobGetReply map blob:bin32 total:u64 offset:u64 path:str
+- JobBody map params:{str} argv:[str] env:{str} cwd:str parts:[Part] outputs:str cwd_identity:str per_device:bool
 - ResultBody map values:{str} parts:[Part]
 - Part map name:str media:str bytes:bin blob:bin32 blob_bytes:u64 share:str share_bytes:u64 share_mtime_ms:i64
 """

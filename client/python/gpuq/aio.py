@@ -99,7 +99,7 @@ class AsyncClient:
         return await _drive(self._calls.synthesize(model, count, seed, spec, timeout, cancel_on_abandon))
 
     async def cancel(self, *jobs: JobLike) -> List[str]:
-        """Of each: cancelled, asked (it runs; its worker was told), already_final or unknown."""
+        """Of each: cancelled, asked (it runs; its worker was told), already_final, unknown or refused (another key's job; admins may)."""
         return await _drive(self._calls.cancel(jobs))
 
     async def retry(self, job: JobLike) -> Submitted:

@@ -117,7 +117,7 @@ class Client:
         return self._drive(self._calls.synthesize(model, count, seed, spec, timeout, cancel_on_abandon))
 
     def cancel(self, *jobs: JobLike) -> List[str]:
-        """Of each: cancelled, asked (it runs; its worker was told), already_final or unknown."""
+        """Of each: cancelled, asked (it runs; its worker was told), already_final, unknown or refused (another key's job; admins may)."""
         return self._drive(self._calls.cancel(jobs))
 
     def retry(self, job: JobLike) -> Submitted:

@@ -116,7 +116,7 @@ class Jobs(Hooks):
             if item.uploads_left == 0:
                 self._queue.append(item)
         for source in item.uploads:
-            self._transfers.upload(source, uploaded)
+            self._transfers.upload(source, uploaded, item.undurable)
 
     def flush(self) -> None:
         while self._queue and self._in_flight < _SUBMITS_IN_FLIGHT:

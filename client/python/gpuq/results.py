@@ -13,7 +13,7 @@ CLASSES = ("inference", "training", "synthesis")
 STATES = ("blocked", "waiting", "ready", "running", "yielding", "succeeded", "failed", "cancelled", "expired", "quarantined")
 FINAL = frozenset(STATES[5:])
 ON_PREEMPT = ("checkpoint", "pause", "restart", "never")
-CANCEL_RESULTS = ("cancelled", "asked", "already_final", "unknown")
+CANCEL_RESULTS = ("cancelled", "asked", "already_final", "unknown", "refused")
 DEVICE_KINDS = ("cpu", "cuda", "mps", "simulated")
 
 T = TypeVar("T")

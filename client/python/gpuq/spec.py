@@ -44,6 +44,7 @@ class JobSpec:
     model: str = ""                         # NAME or NAME@VERSION
     vram: Union[str, int, Tuple[int, int]] = 0   # MiB, (min, max) MiB, or "6GiB", "2GiB..8GiB", "2GiB..rest"; 0 = the kind's default
     devices: int = 1
+    per_device: bool = False                # command: one process for each device, with RANK, WORLD_SIZE, … as torchrun sets them
     where: Sequence[str] = ()               # "key=value" labels a worker must have
     params: Mapping[str, Any] = field(default_factory=dict)   # sent as text
     argv: Sequence[str] = ()                # command
@@ -124,6 +125,8 @@ def prepare(spec: JobSpec, inline_bytes_max: int = 64 << 10) -> Prepared:
         body["env"] = {str(key): str(value) for key, value in spec.env.items()}
     if spec.cwd:
         body["cwd"] = os.fspath(spec.cwd)
+    if spec.per_device:
+        body["per_device"] = True
     if spec.outputs:
         body["outputs"] = spec.outputs
         item["where"].append(_share_label(spec.outputs))
@@ -169,6 +172,8 @@ def item_of(spec: JobSpec) -> Dict[str, Any]:
 def _judge(spec: JobSpec) -> None:
     if not spec.kind:
         raise UsageError("USAGE", "a job needs a kind", "one of: " + ", ".join(KINDS))
+    if spec.per_device and spec.kind != "command":
+        raise UsageError("USAGE", f"a process for each device is for commands, not for {spec.kind}", "leave per_device out")
     if spec.kind == "command" and not spec.argv:
         raise UsageError("USAGE", "a command job needs a command", 'argv=["python3", "train.py"]')
     if isinstance(spec.argv, (str, bytes)) or isinstance(spec.where, str) or isinstance(spec.after, str):

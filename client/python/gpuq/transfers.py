@@ -5,7 +5,7 @@ another offset than expected rewinds. Two uploads of one content are one. Get: t
 """
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 from .engine import Answer, Engine
 from .errors import Error, error_of
@@ -23,8 +23,8 @@ def _misfit(what: str) -> Error:
 
 
 class _Upload:
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, brief: bool) -> None:
+        self.source, self.brief = source, brief
         self.done: List[Done] = []
         self.next = self.best = self.under_way = self.rewinds = 0
         self.rewind_to: Optional[int] = None
@@ -42,16 +42,17 @@ class _Download:
 class Transfers:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._uploads: Dict[bytes, _Upload] = {}
+        self._uploads: Dict[Tuple[bytes, bool], _Upload] = {}
 
     # ---- put
 
-    def upload(self, source: Source, done: Done) -> None:
-        upload = self._uploads.get(source.digest)
+    def upload(self, source: Source, done: Done, brief: bool = False) -> None:
+        """`brief`: only jobs with durability none name it, so it need not be on disk."""
+        upload = self._uploads.get((source.digest, brief))
         if upload is not None:
             upload.done.append(done)
             return
-        upload = self._uploads[source.digest] = _Upload(source)
+        upload = self._uploads[source.digest, brief] = _Upload(source, brief)
         upload.done.append(done)
         self._probe(upload)
 
@@ -68,7 +69,7 @@ class Transfers:
                 return self._end_upload(upload, None)
             reply(answer.fields["next"], answer.fields["complete"])
         upload.under_way += 1
-        self._engine.ask("BlobPut", {"blob": upload.source.digest, "total": upload.source.total, "offset": offset}, answered, body)
+        self._engine.ask("BlobPut", {"blob": upload.source.digest, "total": upload.source.total, "offset": offset, "brief": upload.brief}, answered, body)
 
     def _probe(self, upload: _Upload) -> None:
         def told(next_offset: int, complete: bool) -> None:
@@ -107,7 +108,7 @@ class Transfers:
 
     def _end_upload(self, upload: _Upload, error: Optional[Error]) -> None:
         upload.finished = True
-        self._uploads.pop(upload.source.digest, None)
+        self._uploads.pop((upload.source.digest, upload.brief), None)
         for done in upload.done:
             done(error)
 

@@ -109,6 +109,30 @@ def test_a_long_poll_is_answered_at_the_end_or_after_its_time(http):
     assert http.delete(f"/api/v1/jobs/{job}").json()["outcome"] == "already_final"
 
 
+def test_an_array_is_a_job_for_each_index(http, token, door):
+    job = {"kind": "command", "argv": ["sh", "-c", "echo part $GPUQ_ARRAY_INDEX of $GPUQ_ARRAY_COUNT"], "array": "4-6:2,9", "id": gpuq.new_job_id()}
+    answer = http.post("/api/v1/jobs", json=job)
+    assert answer.status_code == 202 and [one["existing"] for one in answer.json()["jobs"]] == [False] * 3, answer.text
+    for one, index in zip(answer.json()["jobs"], (4, 6, 9)):
+        status = http.get(f"/api/v1/jobs/{one['id']}", params={"wait": 30}).json()
+        assert (status["state"], status["label"]) == ("succeeded", f"array[{index}]"), status
+        assert http.get(f"/api/v1/jobs/{one['id']}/logs").text == f"part {index} of 3\n"
+    assert [one["existing"] for one in http.post("/api/v1/jobs", json=job).json()["jobs"]] == [True] * 3
+    error(http.post("/api/v1/jobs", json={**job, "array": "3-1"}), 400, "USAGE")
+    error(http.post("/api/v1/jobs", json={**job, "array": "0-10000"}), 400, "OVER_LIMIT")
+    error(http.post("/api/v1/jobs", json={"kind": "echo", "array": "0-3"}), 400, "USAGE")
+    error(http.post("/api/v1/jobs", json={**job, "array": "0-9999", "env": {"A": "x" * 30_000}}), 400, "OVER_LIMIT")
+
+
+def test_a_token_cancels_its_own_jobs_and_an_admins_any(http, home, door):
+    job = http.post("/api/v1/jobs", json={"kind": "sleep", "params": {"ms": 60_000}}).json()["id"]
+    headers = {"Authorization": f"Bearer {home.http_token('stranger')}"}
+    assert "another token" in error(httpx.delete(f"{door}/api/v1/jobs/{job}", headers=headers), 403, "REFUSED")["what"]
+    assert http.get(f"/api/v1/jobs/{job}").json()["state"] in ("ready", "running")
+    headers = {"Authorization": f"Bearer {home.http_token('chief', role='admin')}"}
+    assert httpx.delete(f"{door}/api/v1/jobs/{job}", headers=headers).json()["outcome"] in ("asked", "cancelled")
+
+
 def test_what_is_wrong_is_said_and_nothing_is_submitted(http, door):
     before = len(http.get("/api/v1/jobs", params={"limit": 500}).json()["jobs"])
     assert "did you mean \"priority\"" in error(http.post("/api/v1/jobs", json={"kind": "echo", "priorty": 3}), 400, "BAD_MESSAGE")["what"]
@@ -275,6 +299,40 @@ def test_the_door_outlives_the_broker():
             own.kill_broker()
             own.start_broker("--restart-grace", "2s")
             assert http.get(f"/api/v1/jobs/{job}", params={"wait": 60}).json()["state"] == "succeeded"
+
+
+SLOW = """import time
+class Model:
+    def predict(self, requests):
+        open(r'%s', 'a').write('asked\\n')
+        time.sleep(1)
+        return [[] for request in requests]
+"""
+
+
+def test_a_call_outlives_the_broker_though_nothing_of_it_is_on_disk():
+    with Home() as own:
+        own.start_broker("--restart-grace", "2s")
+        own.start_worker()
+        marks = own.root / "asked"
+        own.push_python_model("slow", SLOW % marks, kinds=("detect",))
+        with own.http_door() as url, httpx.Client(base_url=url, headers={"Authorization": f"Bearer {own.http_token('bob')}"}, timeout=60) as http:
+            found = []
+            picture = os.urandom(300_000)
+            call = threading.Thread(target=lambda: found.append(http.post("/api/v1/models/slow/detect", params={"timeout": 50}, content=picture, headers={"Content-Type": "image/png"})))
+            call.start()
+            until(lambda: marks.exists(), "the model to be asked", PATIENCE_S)
+            briefly = list((own.root / "data/blobs/brief").iterdir())
+            assert len(briefly) == 1 and briefly[0].read_bytes() == picture
+            own.kill_broker()
+            own.start_broker("--restart-grace", "2s")
+            call.join(60)
+            assert found and found[0].status_code == 200, found and found[0].text
+            assert found[0].json()["detections"] == []
+            until(lambda: http.get(f"/api/v1/jobs/{found[0].json()['id']}").status_code == 404, "the answered job to be forgotten", PATIENCE_S)
+            assert http.post("/api/v1/models/slow/detect", params={"durability": "maybe"}, content=b"x", headers={"Content-Type": "image/png"}).status_code == 400
+            kept = http.post("/api/v1/models/slow/detect", params={"durability": "always"}, content=b"x", headers={"Content-Type": "image/png"}).json()
+            assert http.get(f"/api/v1/jobs/{kept['id']}").json()["state"] == "succeeded"
 
 
 def test_more_connections_or_bodies_than_there_is_room_for_are_told_to_come_again(home, token):

@@ -317,3 +317,23 @@ def test_a_refusal_is_final_at_once_unless_the_broker_knew_us_before():
 def test_a_higher_term_watches_again_and_a_lower_one_is_ignored():
     link = up()
     assert link.term_seen(5) == [] and link.term_seen(4) == [] and kinds(link.term_seen(6)) == ["rewatch"] and link.term == 6
+
+
+# ---- arrays
+
+def test_an_array_is_a_job_for_each_index():
+    one = gpuq.JobSpec("command", argv=["python", "part.py"], env={"A": "1"}, unique="u", id="01M7Y6FQQVPBY8903R6KHSBSGZ", label="night")
+    jobs = gpuq.array_of(one, "8-10,0-4:2")
+    assert [job.env["GPUQ_ARRAY_INDEX"] for job in jobs] == ["8", "9", "10", "0", "2", "4"]
+    assert {job.env["GPUQ_ARRAY_COUNT"] for job in jobs} == {"6"} and all(job.env["A"] == "1" for job in jobs)
+    assert (jobs[1].unique, jobs[1].label, jobs[0].id, jobs[1].id) == ("u[9]", "night[9]", "01M7Y6FQQVPBY8903R6KHSBSGZ", "01M7Y6FQQVPBY8903R6KHSBSH0")
+    assert "GPUQ_ARRAY_INDEX" not in one.env and gpuq.array_of(gpuq.JobSpec("command", argv=["x"]), "7")[0].id == ""
+
+
+@pytest.mark.parametrize("text", ["a", "", "5-3", "1,,2", "1-", "1-3:0", "1-3:", "-1", "1,1", "0-3,2", "99999999999", "0-20000", "1 2", "1\n", "٣"])
+def test_what_is_no_array_is_refused(text):
+    raises("OVER_LIMIT" if text == "0-20000" else "USAGE", gpuq.array_of, gpuq.JobSpec("command", argv=["x"]), text)
+
+
+def test_an_array_is_of_commands():
+    raises("USAGE", gpuq.array_of, gpuq.JobSpec("detect", model="m"), "0-3")
