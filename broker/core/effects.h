@@ -22,6 +22,7 @@ struct SubmitOutcome {
   bool ok{};
   bool existing{};         ///< same id, same digest: it was here before
   Error error;             ///< when !ok
+  bool durable{true};      ///< false: it is kept in memory only
   bool operator==(const SubmitOutcome&) const = default;
 };
 struct SubmitAnswer { PeerId peer; std::uint64_t request{}; std::vector<SubmitOutcome> items; bool operator==(const SubmitAnswer&) const = default; };

@@ -30,6 +30,7 @@ struct SubmitItem {
   Token body{};
   bool watch{};        ///< send a JobNotice to this peer when it is final
   bool strict{};       ///< refuse it with NO_FIT when no device known could ever hold it
+  bool durability_of_class{};   ///< fixed.durable is true because nothing was said: the class's policy decides
 };
 struct SubmitReceived { PeerId peer; std::uint64_t request{}; std::string owner; std::vector<SubmitItem> items; };
 struct WatchReceived { PeerId peer; std::uint64_t request{}; std::vector<JobId> jobs; };      ///< final ones are noticed at once

@@ -51,14 +51,14 @@ void Core::State::check_plans() const {
     }
   }
   check(plans.live() == listed, "a plan that no shape has");
+  std::vector<std::array<Index, kJobClasses>> running(devices.extent());
+  for (Index h = 0; h < holds.extent(); ++h)
+    if (holds[h].job != kNone && holds[h].charged)
+      for (const Index device : holds[h].devices) ++running[device][static_cast<std::size_t>(needs_of(jobs[holds[h].job]).job_class)];
   for (Index i = 0; i < devices.extent(); ++i) {
     const Device& d = devices[i];
     check(d.plan == kNone || std::find(plans[d.plan].devices.begin(), plans[d.plan].devices.end(), i) != plans[d.plan].devices.end(), "a device is planned by nobody");
-    std::array<Index, kJobClasses> running{};
-    for (Index h = 0; h < holds.extent(); ++h)
-      if (holds[h].job != kNone && holds[h].charged)
-        running[static_cast<std::size_t>(needs_of(jobs[holds[h].job]).job_class)] += static_cast<Index>(std::count(holds[h].devices.begin(), holds[h].devices.end(), i));
-    check(running == d.running, "a device's attempts are counted wrongly");
+    check(running[i] == d.running, "a device's attempts are counted wrongly");
     for (std::size_t c = 0; c < kJobClasses; ++c) check((d.running[c] != 0) == (d.running_at[c] != kNone), "a device is not found by whom it runs");
     for (const Charge& c : d.charges)
       if (c.kind == Charge::Kind::held) check(c.plan == d.plan && c.size.value > 0, "room held for no plan");
@@ -238,6 +238,10 @@ void Core::State::check_all() const {
 
   // Ledgers: the sum of their charges; each charge has a living cause.
   std::unordered_map<Index, Index> loading;
+  std::vector<Index> model_holds(devices.extent());
+  for (Index h = 0; h < holds.extent(); ++h)
+    if (holds[h].job != kNone && holds[h].charged && holds[h].is_model)
+      for (const Index device : holds[h].devices) ++model_holds[device];
   for (Index i = 0; i < devices.extent(); ++i) {
     const Device& d = devices[i];
     Mib sum;
@@ -253,11 +257,7 @@ void Core::State::check_all() const {
     }
     check(sum == d.charged, "a ledger is not the sum of its charges");
     check(by_class == d.used_by, "a ledger's sums by class are wrong");
-    Index model_holds = 0;
-    for (Index h = 0; h < holds.extent(); ++h)
-      if (holds[h].job != kNone && holds[h].charged && holds[h].is_model)
-        model_holds += static_cast<Index>(std::count(holds[h].devices.begin(), holds[h].devices.end(), i));
-    check(model_holds == d.model_holds, "a device's count of model jobs is wrong");
+    check(model_holds[i] == d.model_holds, "a device's count of model jobs is wrong");
     if (d.awaits != kNone) check(shapes[d.awaits].live && shapes[d.awaits].awaited == i, "a device is kept free for nobody");
   }
   for (Index v = 0; v < versions.size(); ++v) check(loading[v] == versions[v].loading, "a model's loads are counted wrongly");

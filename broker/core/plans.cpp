@@ -272,8 +272,13 @@ bool Core::State::tend_plans() {
     if (plans[p].kind == Plan::Kind::none || !plans[p].touched) continue;
     const Index shape = plans[p].shape;
     reopened = true;
-    if (tend_plan(p)) plans[p].touched = false;
-    else want_plan(shape);
+    if (tend_plan(p)) {
+      plans[p].touched = false;
+      continue;
+    }
+    Shape& owner = shapes[shape];   // it was promised room a moment ago: no need to wait for the next regular look
+    owner.plans_after = std::min(owner.plans_after, micros(lease_now() + config.timing.replan_soon));
+    want_plan(shape);
   }
   return reopened;
 }
@@ -298,7 +303,7 @@ void Core::State::want_plan(Index shape) {
 
 void Core::State::on_replan_timer(Index shape) {
   Shape& s = shapes[shape];
-  s.replan_armed = false;
+  s.replan_at = 0;
   if (s.live && s.standing == Standing::parked) want_plan(shape);
 }
 
@@ -323,9 +328,10 @@ bool Core::State::plan_for_waiting() {
       next = s.plans_after = micros(lease_now() + config.timing.replan);
       reopened = plan_shape(index) || reopened;
     }
-    if (s.replan_armed) continue;
-    s.replan_armed = true;
-    arm(std::max(Instant{Duration{next}}, lease_now()), TimerKind::replan, index);
+    const Instant at = std::max(Instant{Duration{next}}, lease_now());
+    if (s.replan_at != 0 && s.replan_at <= micros(at)) continue;
+    s.replan_at = micros(at);
+    arm(at, TimerKind::replan, index);
   }
   return reopened;
 }

@@ -71,6 +71,7 @@ struct ClassPolicy {
   Duration checkpoint_interval{std::chrono::minutes{5}};  ///< caps the cost of stopping a job: never checkpointing is no shield
   std::uint32_t running_max{};            ///< 0 = no cap
   std::uint32_t queued_max{};             ///< 0 = no cap; beyond it submits get QUEUE_FULL
+  bool durable{true};                     ///< of a job that does not say, of a kind that answers and without a unique key: false = kept in memory only
   bool cloud{true};                       ///< may start on rented devices: of workers with a label cloud=PROVIDER
   bool operator==(const ClassPolicy&) const = default;
 };

@@ -58,7 +58,7 @@ struct Shape {
   std::int64_t waits_since{-1};    ///< lease clock, microseconds: since its last start, or since it has waiting jobs; -1 = not known yet
   std::int64_t plans_after{};      ///< likewise: no planning before
   std::size_t plan_cursor{};       ///< where the next look at a large fleet begins
-  bool replan_armed{};
+  std::int64_t replan_at{};         ///< when a timer asks it to plan again; 0 = none does
   bool wants_plan{};               ///< listed in State::to_plan
   Index awaited{kNone};            ///< suspect: the device kept free for it
   mutable Index version{kNone};    ///< resolved model version, as of that epoch of the registry

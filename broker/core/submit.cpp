@@ -27,7 +27,7 @@ SubmitOutcome Core::State::submit_one(SubmitItem& item, const std::string& owner
   f.owner = owner;
   if (f.id.empty()) return refused({Errc::bad_message, "the job has no id", "let the client library make one"});
   if (const Index slot = jobs.find(f.id); slot != kNone) {
-    if (jobs[slot].digest == f.digest && texts[jobs[slot].owner] == owner) return {f.id, true, true, {}};
+    if (jobs[slot].digest == f.digest && texts[jobs[slot].owner] == owner) return {f.id, true, true, {}, jobs[slot].durable};
     return refused({Errc::id_conflict, "job " + to_string(f.id) + " exists and is another one", "submit with a new id"});
   }
   if (const Tombstone* tombstone = tombstones.find(f.id)) {
@@ -35,12 +35,14 @@ SubmitOutcome Core::State::submit_one(SubmitItem& item, const std::string& owner
     return refused({Errc::id_conflict, "job " + to_string(f.id) + " existed and was another one", "submit with a new id"});
   }
   if (auto error = refuse_form(f)) return refused(std::move(*error));
+  if (item.durability_of_class && kKinds[f.needs.kind].answers && f.unique.empty()) f.durable = config.policy.of(f.needs.job_class).durable;
   if (auto error = refuse_state(f)) return refused(std::move(*error));
   if (item.strict)
     if (auto error = refuse_never(f)) return refused(std::move(*error));
   const JobId id = f.id;
+  const bool durable = f.durable;
   (void)create(f, item.body, {});
-  return {id, true, false, {}};
+  return {id, true, false, {}, durable};
 }
 
 /// What is wrong with the request whatever the state of the queue.

@@ -164,6 +164,9 @@ Result<void> Reader::one_class(JobClass c) {
   const std::string cloud = config_.text(prefix + "cloud");
   if (cloud != "never" && cloud != "allowed") return tl::unexpected(wrong(prefix + "cloud", "'" + cloud + "' is no answer", "\"allowed\" or \"never\""));
   out.cloud = cloud == "allowed";
+  const std::string durability = config_.text(prefix + "durability");
+  if (durability != "always" && durability != "none") return tl::unexpected(wrong(prefix + "durability", "'" + durability + "' is no answer", "\"always\" or \"none\""));
+  out.durable = durability == "always";
   out.preemptible = config_.boolean(prefix + "preemptible");
   out.min_run = config_.duration(prefix + "min_run");
   out.grace = config_.duration(prefix + "grace");

@@ -29,6 +29,7 @@ void add_class(std::vector<Setting>& all, JobClass c, const core::ClassPolicy& d
   add("pause_for", SettingType::list, words(d.pause_for), "higher classes for which it is held on a card while they have work there: [\"inference\"]");
   add("preemptible", SettingType::boolean, d.preemptible ? "true" : "false", "may higher classes take the device away?");
   add("cloud", SettingType::text, d.cloud ? "allowed" : "never", "may its jobs start on rented devices (of workers with a label cloud=PROVIDER)? \"allowed\" or \"never\"");
+  add("durability", SettingType::text, d.durable ? "always" : "none", "of its jobs that answer a waiting caller and say nothing themselves: \"always\" = on disk before the submit is answered, \"none\" = in memory only");
   add("min_run", SettingType::duration, typed(d.min_run), "not preempted before; nothing starts that cannot run so long before its window closes");
   add("min_run_ignored_by", SettingType::list, words(d.min_run_ignored_by), "classes that need not wait for min_run");
   add("preemptions_max", SettingType::number, std::to_string(d.preemptions_max), "preempted so often by higher classes, a job may finish");

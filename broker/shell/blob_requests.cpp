@@ -19,6 +19,8 @@ void Broker::State::on_blob_put(Peer& peer, std::uint64_t request, const wire::B
   if (put.offset > put.total || body.size() > put.total - put.offset)
     return refuse(peer, request, {Errc::bad_message, "a piece of blob " + to_string(blob) + " lies beyond its size", {}});
 
+  if (is_brief_name(blob) && !put.brief) return refuse(peer, request, {Errc::bad_message, "blob " + to_string(blob) + " has a name and no digest: it cannot be kept", "name it by its SHA-256"});
+
   const auto answer = [this, id, request, blob](Result<store::UploadState> state) {
     Peer* asker = stopped ? nullptr : find(id);
     if (asker == nullptr) return;
@@ -26,6 +28,11 @@ void Broker::State::on_blob_put(Peer& peer, std::uint64_t request, const wire::B
     say(*asker, wire::BlobPutReply{.blob = blob, .next = state->offset, .complete = state->complete}, request);
   };
   const bool brief = put.brief;
+  if (!put.near.empty())
+    return blobs.adopt(blob, put.total, put.near, [answer, total = put.total](Result<void> adopted) {
+      if (adopted) answer(store::UploadState{.offset = total, .complete = true});
+      else answer(tl::unexpected(adopted.error()));
+    });
   const auto finish = [this, answer, blob, brief, total = put.total] {
     blobs.finish(blob, [answer, total](Result<void> done) {
       if (done) answer(store::UploadState{.offset = total, .complete = true});

@@ -1,5 +1,6 @@
 // client_requests.cpp - what clients and admins ask. Every request is answered exactly once.
 #include <algorithm>
+#include <filesystem>
 
 #include "broker/shell/broker_state.h"
 #include "broker/shell/model_condition.h"
@@ -88,7 +89,8 @@ void Broker::State::on_client_hello(Peer& peer, std::uint64_t request, wire::Cli
                           .inline_bytes_max = config.core.limits.inline_bytes_max,
                           .blob_chunk_bytes = config.core.limits.blob_chunk_bytes,
                           .beat_ms = static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::milliseconds>(config.core.timing.heartbeat_interval).count()),
-                          .space = config.space},
+                          .space = config.space,
+                          .near = hello.near ? std::filesystem::absolute(blobs.near_folder()).string() : std::string()},
       request);
 }
 

@@ -168,7 +168,8 @@ Result<core::SubmitItem> to_core(wire::SubmitItem&& item, std::string_view body,
   fixed.blobs = std::move(item.blobs);
   fixed.label = std::move(item.label);
   fixed.body_bytes = static_cast<std::uint32_t>(body.size());
-  fixed.durable = item.durability == 0;
+  fixed.durable = item.durability != 1;
+  out.durability_of_class = item.durability == 0;
   out.body = pool.add(body);
   out.watch = item.watch;
   out.strict = item.strict;

@@ -51,7 +51,7 @@ std::vector<wire::Grant> to_wire(const std::vector<core::Grant>& grants) {
 wire::Failure to_wire(const Error& error) { return {std::string(to_string(error.code)), error.what, error.next}; }
 
 wire::SubmittedItem to_wire(const core::SubmitOutcome& outcome) {
-  wire::SubmittedItem item{.id = outcome.id, .ok = outcome.ok, .existing = outcome.existing, .code = {}, .what = {}, .next = {}};
+  wire::SubmittedItem item{.id = outcome.id, .ok = outcome.ok, .existing = outcome.existing, .code = {}, .what = {}, .next = {}, .durability = static_cast<std::uint8_t>(outcome.durable ? 0 : 1)};
   if (!outcome.ok) {
     item.code = to_string(outcome.error.code);
     item.what = outcome.error.what;
@@ -176,6 +176,7 @@ wire::JobStatus to_wire(const core::JobRecord& record) {
   s.evictions = d.evictions;
   s.leave_reason = d.leave_reason;
   s.leave_for = d.leave_for;
+  s.durability = f.durable ? 0 : 1;
   return s;
 }
 

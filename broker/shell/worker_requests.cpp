@@ -109,8 +109,9 @@ void Broker::State::on_ended(Peer& peer, std::uint64_t request, wire::Ended&& en
     wire::EndedItem& item = ended.items[i];
     const JobId job = item.grant.job;
     const BlobDigest* missing = nullptr;
+    const bool in_memory = kept.contains(job);   // and so may be what its result names
     for (const BlobDigest& blob : item.blobs)
-      if (!blobs.contains(blob)) missing = &blob;
+      if (in_memory ? !blobs.holds(blob) : !blobs.contains(blob)) missing = &blob;
     if (!item.checkpoint.empty() && !blobs.contains(item.checkpoint)) missing = &item.checkpoint;
     if (missing != nullptr) {
       wrong = {Errc::unknown_blob, "blob " + to_string(*missing) + ", named by the end of job " + to_string(job) + ", is not stored", "upload it, then send that end again"};

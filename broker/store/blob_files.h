@@ -43,13 +43,16 @@ class BlobFiles {
   explicit BlobFiles(std::filesystem::path dir) : dir_(std::move(dir)) {}
 
   struct Found { BlobDigest digest; std::uint64_t size{}; };
-  Result<std::vector<Found>> open();                                  ///< make folders, sweep tmp/ and brief/, list what is whole
+  Result<std::vector<Found>> open();                                  ///< make folders, sweep tmp/, brief/ and near/, list what is whole
   Result<std::uint64_t> begin(const BlobDigest& digest);              ///< offset to go on from
   Result<std::uint64_t> append(const BlobDigest& digest, std::uint64_t offset, std::string_view chunk);
   /// Afterwards it is durable under its name (briefly: only whole, in brief/), or gone.
   Result<void> finish(const BlobDigest& digest, std::uint64_t size, bool brief);
   Result<void> promote(const BlobDigest& digest);                     ///< from brief/ to its place, durably; fine when it is there
   void abandon(const BlobDigest& digest);
+  Result<void> adopt(const BlobDigest& name, std::uint64_t size, const std::string& file);   ///< from near/ to brief/
+  void sweep_near(std::chrono::milliseconds older_than);
+  [[nodiscard]] std::filesystem::path near_folder() const { return dir_ / "near"; }
   Result<BlobChunk> read(const BlobDigest& digest, std::uint64_t offset, std::size_t length);
   void remove(const BlobDigest& digest);
   [[nodiscard]] std::filesystem::path path_of(const BlobDigest& digest) const;

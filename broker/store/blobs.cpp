@@ -7,6 +7,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "broker/store/blob_files.h"
 #include "common/net/asio.h"
@@ -14,6 +15,9 @@
 namespace gq::store {
 
 namespace {
+
+constexpr std::size_t kRemovedAtOnce = 256, kBriefRemovedAtOnce = 4096;   // by one collect()
+constexpr Duration kLookAtAll = 60s;                                       // in between only brief ones are looked at
 
 /// Work in call order on one thread.
 class WorkThread {
@@ -79,6 +83,7 @@ class Blobs final : public BlobStore {
          [this, done = std::move(done)](Result<std::vector<BlobFiles::Found>> found) {
            if (!found) return done(tl::unexpected<Error>(found.error()));
            blobs_.clear();
+           briefs_.clear();
            uploads_.clear();
            used_ = upload_bytes_ = 0;
            const Instant now =
@@ -99,17 +104,7 @@ class Blobs final : public BlobStore {
     }
     const auto it = uploads_.find(digest);
     if (it == uploads_.end()) {
-      if (size > options_.blob_bytes_max)
-        return answer(done, Result<UploadState>(fail(Errc::too_large,
-                                                     "a blob of " + in_words(size) + " is larger than the limit of " +
-                                                         in_words(options_.blob_bytes_max),
-                                                     "split it, or pass it by reference with share:")));
-      if (used_ + upload_bytes_ + size > options_.quota_bytes)
-        return answer(
-            done, Result<UploadState>(fail(Errc::storage_full,
-                                           "the blob store is full: " + in_words(used_ + upload_bytes_) + " of " +
-                                               in_words(options_.quota_bytes) + " used, " + in_words(size) + " asked",
-                                           "forget finished jobs or old models, or raise --blob-quota")));
+      if (auto room = room_for(size); !room) return answer(done, Result<UploadState>(tl::unexpected<Error>(room.error())));
       uploads_[digest] = {size, options_.clock(), brief};
       upload_bytes_ += size;
     } else if (it->second.size != size) {
@@ -170,6 +165,7 @@ class Blobs final : public BlobStore {
            forget_upload(digest);
            if (finished) {
              if (blobs_.insert_or_assign(digest, Blob{size, options_.clock(), briefly}).second) used_ += size;
+             if (briefly) briefs_.insert(digest);
              ++stored_;
            } else if (finished.error().code == Errc::bad_input) {
              ++mismatches_;
@@ -183,6 +179,26 @@ class Blobs final : public BlobStore {
     forget_upload(digest);
     thread_.add([this, digest] { files_.abandon(digest); });
   }
+
+  void adopt(BlobDigest name, std::uint64_t size, const std::string& file, std::function<void(Result<void>)> done) override {
+    const bool is_name = !file.empty() && file.size() <= 64 && file.find_first_not_of("0123456789abcdef") == std::string::npos;
+    if (!is_name || !is_brief_name(name)) return answer(done, Result<void>(fail(Errc::bad_message, "'" + file.substr(0, 64) + "' is no file to be taken over", "send its bytes")));
+    if (blobs_.contains(name)) return answer(done, Result<void>());   // the answer was lost, asked again
+    if (auto room = room_for(size); !room) return answer(done, std::move(room));
+    upload_bytes_ += size;
+    work([this, name, size, file] { return files_.adopt(name, size, file); },
+         [this, name, size, done = std::move(done)](Result<void> adopted) {
+           upload_bytes_ -= size;
+           if (adopted) {
+             bytes_in_ += size;
+             ++stored_;
+             if (blobs_.insert_or_assign(name, Blob{size, options_.clock(), true}).second) used_ += size;
+             briefs_.insert(name);
+           }
+           done(std::move(adopted));
+         });
+  }
+  [[nodiscard]] std::filesystem::path near_folder() const override { return files_.near_folder(); }
 
   void put(std::string bytes, std::function<void(Result<BlobDigest>)> done) override {
     const auto shared = std::make_shared<std::string>(std::move(bytes));
@@ -267,15 +283,25 @@ class Blobs final : public BlobStore {
     for (const auto& digest : stale) abandon(digest);
 
     std::vector<BlobDigest> unnamed;
-    for (const auto& [digest, blob] : blobs_)
-      if (unnamed.size() < 256 && references(digest) == 0 && now - blob.since >= (blob.brief ? options_.brief_grace : options_.grace))
-        unnamed.push_back(digest);
+    std::size_t most = kRemovedAtOnce;
+    const auto look_at = [&](const BlobDigest& digest, const Blob& blob) {
+      if (unnamed.size() < most && references(digest) == 0 && now - blob.since >= (blob.brief ? options_.brief_grace : options_.grace)) unnamed.push_back(digest);
+    };
+    if (!looked_at_all_ || now - *looked_at_all_ >= kLookAtAll) {   // there may be a million of them
+      looked_at_all_ = now;
+      for (const auto& [digest, blob] : blobs_) look_at(digest, blob);
+    } else {
+      most = kBriefRemovedAtOnce;
+      for (const auto& digest : briefs_) look_at(digest, blobs_.at(digest));
+    }
     for (const auto& digest : unnamed) {   // gone from the index at once; an upload begun now queues behind the unlink
       used_ -= blobs_.at(digest).size;
       blobs_.erase(digest);
+      briefs_.erase(digest);
     }
     collected_ += unnamed.size();
-    work([this, unnamed] {
+    work([this, unnamed, patience = options_.near_patience] {
+           files_.sweep_near(patience);
            for (const auto& digest : unnamed) files_.remove(digest);
            return unnamed.size();
          },
@@ -320,10 +346,19 @@ class Blobs final : public BlobStore {
     });
   }
 
+  [[nodiscard]] Result<void> room_for(std::uint64_t size) const {
+    if (size > options_.blob_bytes_max)
+      return fail(Errc::too_large, "a blob of " + in_words(size) + " is larger than the limit of " + in_words(options_.blob_bytes_max), "split it, or pass it by reference with share:");
+    if (used_ + upload_bytes_ + size > options_.quota_bytes)
+      return fail(Errc::storage_full, "the blob store is full: " + in_words(used_ + upload_bytes_) + " of " + in_words(options_.quota_bytes) + " used, " + in_words(size) + " asked",
+                  "forget finished jobs or old models, or raise --blob-quota");
+    return {};
+  }
+
   void promote(const BlobDigest& digest, std::function<void(Result<void>)> done) {
     work([this, digest] { return files_.promote(digest); },
          [this, digest, done = std::move(done)](Result<void> kept) {
-           if (const auto it = blobs_.find(digest); kept && it != blobs_.end()) it->second.brief = false;
+           if (const auto it = blobs_.find(digest); kept && it != blobs_.end()) it->second.brief = false, briefs_.erase(digest);
            done(std::move(kept));
          });
   }
@@ -374,6 +409,8 @@ class Blobs final : public BlobStore {
   BlobOptions options_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   std::unordered_map<BlobDigest, Blob> blobs_;
+  std::unordered_set<BlobDigest> briefs_;      ///< of these: brief ones
+  std::optional<Instant> looked_at_all_;
   std::unordered_map<BlobDigest, Upload> uploads_;
   std::unordered_map<BlobDigest, std::uint32_t> references_;
   std::unordered_map<JobId, Named> jobs_;

@@ -1,7 +1,8 @@
 // blobs.h - large bytes by content: files named by their SHA-256, on disk (file and directory fsynced) before anyone may name them.
 //
 // Layout: DIR/ab/cd/<64 hex> for whole blobs, DIR/tmp/<64 hex> while one is being uploaded, DIR/brief/<64 hex> for those of jobs with
-// durability none: never fsynced, gone with the broker, and moved to their place when somebody wants them durable. A name is always the hex of a parsed
+// durability none: never fsynced, gone with the broker, and moved to their place when somebody wants them durable. DIR/near: where clients of
+// this user on this machine put whole brief ones for adopt(). Those may have a name instead of a digest (is_brief_name); nothing verifies them. A name is always the hex of a parsed
 // BlobDigest, so no text from outside ever becomes part of a path.
 // Invariant: a file under its final name is whole and hashes to its name; a crash leaves at most files in tmp/ and brief/, swept at open().
 //
@@ -36,6 +37,7 @@ struct BlobOptions {
   std::uint64_t blob_bytes_max = kLimits.blob_bytes_max;
   std::chrono::milliseconds grace = std::chrono::hours(1);           ///< unnamed blobs live this long after upload or last unreference
   std::chrono::milliseconds brief_grace = std::chrono::seconds(10);  ///< likewise, those that are not durable
+  std::chrono::milliseconds near_patience = std::chrono::minutes(10);  ///< files put near that nobody spoke of are dropped
   std::chrono::milliseconds upload_patience = std::chrono::hours(1); ///< an upload untouched this long is dropped
   std::function<Instant()> clock;                  ///< empty = the steady clock
 };
@@ -70,6 +72,9 @@ class BlobStore {
   /// Verify, fsync, rename, fsync the directory. A mismatch (BAD_INPUT) removes what was uploaded; too few bytes: BAD_MESSAGE.
   virtual void finish(BlobDigest digest, std::function<void(Result<void>)> done, bool brief = false) = 0;
   virtual void abandon(BlobDigest digest) = 0;
+  /// The file NEAR/`file` is this brief blob. NOT_FOUND (no such file, or not of that size), BAD_MESSAGE (no file name), else as begin_upload.
+  virtual void adopt(BlobDigest name, std::uint64_t size, const std::string& file, std::function<void(Result<void>)> done) = 0;
+  [[nodiscard]] virtual std::filesystem::path near_folder() const = 0;
   /// All of the above for bytes at hand.
   virtual void put(std::string bytes, std::function<void(Result<BlobDigest>)> done) = 0;
 
@@ -85,7 +90,8 @@ class BlobStore {
   virtual void load(const core::Image& image) = 0;      ///< replaces all counts
   virtual void observe(const core::Mutation& mutation) = 0;
   [[nodiscard]] virtual std::uint32_t references(const BlobDigest& digest) const = 0;
-  /// Remove what is unnamed for longer than the grace, at most 256 per call; `done` gets how many. Call it every minute or so.
+  /// Remove what is unnamed for longer than the grace, some at a time; `done` gets how many. Call it every ten seconds or so: brief ones are
+  /// looked at each time, all of them once a minute.
   virtual void collect(std::function<void(std::size_t removed)> done) = 0;
 
   [[nodiscard]] virtual BlobStatistics statistics() const = 0;

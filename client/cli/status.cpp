@@ -119,6 +119,7 @@ void print_job(Cli& cli, const gpuq::JobStatus& job, std::int64_t now) {
   line("class", job.job_class + "  priority " + std::to_string(job.priority));
   line("label", job.label);
   line("owner", job.owner);
+  if (!job.durable) line("durability", "none: in the broker's memory only");
   line("submitted", stamp(job.submitted_ms) + "  (" + age(now - job.submitted_ms) + " ago)");
   if (job.started_ms != 0) line("started", stamp(job.started_ms) + "  after " + age(job.started_ms - job.submitted_ms));
   if (is_final(job)) line("ended", stamp(job.ended_ms) + "  after " + age(job.ended_ms - job.submitted_ms));

@@ -61,7 +61,8 @@ int show_submitted(Cli& cli, const std::vector<gpuq::Submitted>& answers, const 
   }
   if (!cli.is_json()) {
     if (answers.size() == 1 && answers.front().existing) cli.note("this id was submitted before; nothing new was made");
-    if (answers.size() == 1) cli.note("on disk; next: gpuq wait last, gpuq logs -f last, gpuq status last");
+    if (!answers.front().durable) cli.note("in the broker's memory only, and gone with it; next: gpuq wait last");
+    else if (answers.size() == 1) cli.note("on disk; next: gpuq wait last, gpuq logs -f last, gpuq status last");
     else cli.note(std::to_string(answers.size()) + " jobs on disk; next: gpuq list");
   }
   return 0;
@@ -198,7 +199,7 @@ void add_job_options(CLI::App& c, SubmitArguments& a) {
   c.add_option("--outputs", a.outputs, "write its artefacts there instead of storing them with the result")->option_text("share:NAME/DIR");
   c.add_option("-d,--dir", a.output_dir, "with --wait: write the result's parts here")->option_text("DIR");
   c.add_flag("--exclusive", a.exclusive, "stop by itself when its worker loses the broker");
-  c.add_option("--durability", a.durability, "none: never on disk and gone with the broker, for a caller that waits; always (default): on disk before the answer")
+  c.add_option("--durability", a.durability, "none: never on disk and gone with the broker, for a caller that waits; always: on disk before the answer; else as its class says (always, unless the policy file says none)")
       ->option_text("HOW")->check(CLI::IsMember({"always", "none"}));
   c.add_flag("--wait,-w", a.wait, "wait until it is final and print the result");
   c.add_flag("--follow,-f", a.follow, "print its output as it comes, then wait");

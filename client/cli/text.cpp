@@ -197,7 +197,7 @@ Json to_json(const gpuq::JobStatus& s) {
             {"label", s.label}, {"owner", s.owner}, {"worker", s.worker}, {"device", s.device}, {"code", s.code}, {"what", s.what}, {"reason", s.reason},
             {"ahead", ahead_json(s.ahead)}, {"on_preempt", s.on_preempt}, {"cancel_asked", s.cancel_asked}, {"attempt", s.attempt}, {"failures", s.failures},
             {"losses", s.losses}, {"preemptions", s.preemptions}, {"evictions", s.evictions}, {"held", s.held}, {"leave_reason", s.leave_reason},
-            {"leave_for", s.leave_for}, {"retries", s.retries}, {"vram_min_mib", s.budget_min_mib}, {"vram_max_mib", s.budget_max_mib},
+            {"leave_for", s.leave_for}, {"durability", s.durable ? "always" : "none"}, {"retries", s.retries}, {"vram_min_mib", s.budget_min_mib}, {"vram_max_mib", s.budget_max_mib},
             {"granted_mib", s.granted_mib}, {"submitted_ms", s.submitted_ms}, {"started_ms", s.started_ms}, {"ended_ms", s.ended_ms}, {"due_ms", s.due_ms},
             {"deadline_ms", s.deadline_ms}, {"progress_step", s.progress_step}, {"progress_total", s.progress_total}, {"checkpoint_step", s.checkpoint_step},
             {"checkpoint", s.checkpoint}, {"result_bytes", s.result_bytes}, {"result_blobs", s.result_blobs}, {"retry_of", s.retry_of}, {"after", s.after}});

@@ -37,6 +37,7 @@ gpuq::Submitted to_public(const wire::SubmittedItem& item) {
   out.id = to_string(item.id);
   out.existing = item.existing;
   out.ok = item.ok;
+  out.durable = item.durability != 1;
   if (!item.ok) out.code = item.code, out.what = item.what, out.next = item.next;
   return out;
 }
@@ -101,6 +102,7 @@ gpuq::JobStatus to_public(const wire::JobStatus& s) {
   out.checkpoint = hex_or_empty(s.checkpoint); out.last_lines = s.last_lines; out.retry_of = id_or_empty(s.retry_of);
   for (const BlobDigest& blob : s.result_blobs) out.result_blobs.push_back(to_string(blob));
   for (const JobId& id : s.after) out.after.push_back(to_string(id));
+  out.durable = s.durability != 1;
   out.held = s.held; out.evictions = static_cast<int>(s.evictions); out.leave_reason = s.leave_reason; out.leave_for = id_or_empty(s.leave_for);
   return out;
 }

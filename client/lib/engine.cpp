@@ -10,6 +10,7 @@
 #include "common/net/asio.h"
 #include "common/net/keys.h"
 #include "common/net/port.h"
+#include "common/net/socket.h"
 
 namespace gq::client {
 
@@ -136,7 +137,7 @@ void Engine::perform(const LinkActions& actions) {
       case LinkAction::close: close_socket(); break;
       case LinkAction::hello:
         hello_id_ = ++last_id_;
-        send(wire::encode(wire::ClientHello{settings_.name, kVersion, wire::kProtocolVersion}, hello_id_), {});
+        send(wire::encode(wire::ClientHello{settings_.name, kVersion, wire::kProtocolVersion, net::is_loopback(settings_.endpoint)}, hello_id_), {});
         break;
       case LinkAction::beat: {
         const auto us = static_cast<std::uint64_t>(steady_now().time_since_epoch().count());
@@ -201,6 +202,7 @@ void Engine::received(net::Packet&& packet) {
   if (auto* welcome = std::get_if<wire::ClientWelcome>(&message)) {
     if (welcome->blob_chunk_bytes != 0)
       chunk_bytes_ = std::clamp<std::size_t>(static_cast<std::size_t>(welcome->blob_chunk_bytes), 4096, kLimits.frame_bytes_max);
+    near_folder_ = std::move(welcome->near);
     perform(link_.welcomed(now, welcome->term, std::chrono::milliseconds(welcome->beat_ms)));
     return;
   }

@@ -99,6 +99,9 @@ class Engine {
   [[nodiscard]] bool up() const { return link_.up(); }
   [[nodiscard]] bool ever_welcomed() const { return link_.ever_welcomed(); }
   [[nodiscard]] std::size_t chunk_bytes() const { return chunk_bytes_; }
+  /// The broker's folder for content handed over as files; empty = it is on another machine, or that did not work.
+  [[nodiscard]] const std::string& near_folder() const { return near_folder_; }
+  void near_fails() { near_folder_.clear(); }   ///< until the next link
   /// The error of someone whose deadline passed: UNREACHABLE without a link, TIMED_OUT with one.
   [[nodiscard]] Error late(const std::string& what) const;
 
@@ -140,6 +143,7 @@ class Engine {
   std::priority_queue<Due> dues_;
   std::uint64_t last_id_{0}, hello_id_{0};
   std::size_t chunk_bytes_{kLimits.blob_chunk_bytes};
+  std::string near_folder_;
   Instant trying_since_{};
 };
 

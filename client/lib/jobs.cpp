@@ -18,7 +18,7 @@ void Jobs::submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> 
     batch->jobs.push_back(item->item.id);
     Watched& watched = watched_[item->item.id];
     watched.submitting = watched.watching = true;
-    watched.undurable = item->item.durability != 0;
+    watched.undurable = item->item.durability == 1;
     item->uploads_left = item->uploads.size();
     if (item->uploads_left == 0) {
       coalescer_.add(std::move(item));
@@ -30,7 +30,7 @@ void Jobs::submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> 
         if (held->batch->done) return;
         if (!done) return settle(*held, refusal(to_string(held->item.id), done.error()));
         if (--held->uploads_left == 0) coalescer_.add(held);
-      }, held->item.durability != 0);
+      }, held->item.durability == 1);
     }
   }
 }
@@ -102,7 +102,7 @@ bool Jobs::try_again(const PreparedPtr& item, const Error& why) {
         if (item->batch->done) return;
         if (!done) return settle(*item, refusal(to_string(item->item.id), done.error()));
         if (--item->uploads_left == 0) coalescer_.add(item);
-      }, item->item.durability != 0);
+      }, item->item.durability == 1);
     return true;
   }
   return false;
@@ -114,7 +114,7 @@ void Jobs::settle(Prepared& item, gpuq::Submitted answer) {
   Batch& batch = *item.batch;
   if (batch.done) return;
   if (answer.ok) {
-    if (const auto it = watched_.find(item.item.id); it != watched_.end()) it->second.submitting = it->second.doubted = false;
+    if (const auto it = watched_.find(item.item.id); it != watched_.end()) it->second.submitting = it->second.doubted = false, it->second.undurable = it->second.undurable || !answer.durable;
   } else {
     Errc code = Errc::internal;
     parse_errc(answer.code, code);

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -106,7 +107,8 @@ Result<void> need_share(std::string_view reference, wire::SubmitItem& item) {
 }
 
 /// Moves the largest parts into the blob store until the rest fits inline.
-Result<void> set_aside_large(wire::JobBody& body, Prepared& job) {
+/// `brief`: nobody needs them again under a name that follows from their content.
+Result<void> set_aside_large(wire::JobBody& body, Prepared& job, bool brief) {
   std::size_t fixed = 64;
   for (const auto& [k, v] : body.params) fixed += k.size() + v.size() + 8;
   for (const auto& [k, v] : body.env) fixed += k.size() + v.size() + 8;
@@ -128,7 +130,7 @@ Result<void> set_aside_large(wire::JobBody& body, Prepared& job) {
     if (inline_bytes + fixed <= kLimits.inline_bytes_max) break;
     inline_bytes -= part->bytes.size();
     if (part->bytes.size() > kLimits.blob_bytes_max) return fail(Errc::too_large, "part '" + part->name + "' is larger than 8 GiB", "");
-    BlobSourcePtr source = blob_of(std::move(part->bytes));
+    BlobSourcePtr source = brief ? brief_blob_of(std::move(part->bytes)) : blob_of(std::move(part->bytes));
     part->bytes.clear();
     part->blob = source->digest;
     part->blob_bytes = source->total;
@@ -187,7 +189,8 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   const KindTraits& kind = kKinds[*kind_index(spec.kind)];
   auto job = std::make_shared<Prepared>();
   wire::SubmitItem& item = job->item;
-  if (spec.id.empty()) {
+  const bool has_own_id = !spec.id.empty();   // said again by another process it must be the same job, so its content gives the names
+  if (!has_own_id) {
     item.id = new_job_id();
   } else {
     auto id = job_id(spec.id, "id");
@@ -213,7 +216,7 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   item.budget_max_mib = spec.vram_max_mib == 0 ? spec.vram_min_mib : std::min(spec.vram_max_mib, kRestOfDevice.value);
   item.devices = static_cast<std::uint16_t>(spec.devices);
   item.exclusive = spec.exclusive;
-  item.durability = spec.durability == "none" ? 1 : 0;
+  item.durability = spec.durability == "none" ? 1 : spec.durability == "always" ? 2 : 0;
   item.strict = spec.strict;   // how it is judged at the door is no part of what it is: not in the digest
   item.where = std::move(spec.where);
   item.not_before_ms = spec.not_before_ms;
@@ -264,7 +267,7 @@ Result<PreparedPtr> prepare(gpuq::JobSpec&& spec) {
   }
   if (item.where.size() > kLimits.where_max) return fail(Errc::over_limit, "labels and shares together are more than " + std::to_string(kLimits.where_max), "put the files on fewer shares");
   std::sort(item.where.begin(), item.where.end());
-  if (auto ok = set_aside_large(body, *job); !ok) return tl::unexpected(ok.error());
+  if (auto ok = set_aside_large(body, *job, item.durability == 1 && !has_own_id); !ok) return tl::unexpected(ok.error());
   job->payload = wire::encode(body);
   item.payload_bytes = static_cast<std::uint32_t>(job->payload.size());
   item.watch = true;
@@ -290,6 +293,15 @@ BlobDigest sha256(std::string_view bytes) {
   Sha256 hash;
   hash.update(bytes);
   return hash.finish();
+}
+
+BlobSourcePtr brief_blob_of(std::string bytes) {
+  auto source = std::make_shared<BlobSource>();
+  std::copy(kBriefName.begin(), kBriefName.end(), source->digest.bytes.begin());
+  check(RAND_bytes(source->digest.bytes.data() + kBriefName.size(), static_cast<int>(source->digest.bytes.size() - kBriefName.size())) == 1, "no random bytes");
+  source->total = bytes.size();
+  source->bytes = std::move(bytes);
+  return source;
 }
 
 BlobSourcePtr blob_of(std::string bytes) {

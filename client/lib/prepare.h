@@ -59,6 +59,7 @@ JobId new_job_id();
 BlobDigest sha256(std::string_view bytes);
 Result<BlobSourcePtr> open_blob_file(const std::string& path);   ///< hashed by reading it once
 BlobSourcePtr blob_of(std::string bytes);
+BlobSourcePtr brief_blob_of(std::string bytes);                   ///< with a name of its own instead of a digest (is_brief_name)
 
 /// Incremental SHA-256, for what is read or received in pieces.
 class Sha256 {

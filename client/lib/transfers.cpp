@@ -1,7 +1,11 @@
 // transfers.cpp - see transfers.h.
 #include "client/lib/transfers.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 
 namespace gq::client {
 
@@ -19,7 +23,41 @@ void Transfers::upload(BlobSourcePtr source, Done done, bool brief) {
     it->second->source = std::move(source);
   }
   it->second->done.push_back(std::move(done));
-  if (is_new) probe(it->second);
+  if (is_new) begin(it->second);
+}
+
+void Transfers::begin(const UploadPtr& upload) {
+  if (!hand_over(upload)) probe(upload);
+}
+
+/// To a broker on this machine, of this user: its file instead of its bytes.
+bool Transfers::hand_over(const UploadPtr& upload) {
+  const BlobSource& source = *upload->source;
+  if (!upload->brief || !is_brief_name(source.digest) || source.fd >= 0 || source.total > kNearMax || engine_.near_folder().empty()) return false;
+  const std::string file = to_string(source.digest), path = engine_.near_folder() + "/" + file;
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  bool written = fd >= 0;
+  for (std::string_view rest = source.bytes; written && !rest.empty();) {
+    const ssize_t n = ::write(fd, rest.data(), rest.size());
+    if (n < 0 && errno == EINTR) continue;
+    written = n > 0;
+    if (written) rest.remove_prefix(static_cast<std::size_t>(n));
+  }
+  if (fd >= 0) ::close(fd);
+  if (!written) {
+    if (fd >= 0) ::unlink(path.c_str());
+    engine_.near_fails();
+    return false;
+  }
+  engine_.ask(wire::BlobPut{source.digest, source.total, 0, true, file}, {}, engine_.settings().timeout, [this, upload, path](Result<Answer>&& answer) {
+    const auto* reply = answer ? std::get_if<wire::BlobPutReply>(&answer->message) : nullptr;
+    if (reply != nullptr && reply->complete) return finish(upload, {});
+    ::unlink(path.c_str());
+    if (!answer && answer.error().code == Errc::timed_out) return finish(upload, tl::unexpected(answer.error()));
+    if (!answer && answer.error().code == Errc::not_found) engine_.near_fails();   // swept by a restart, or that folder is not the broker's
+    probe(upload);
+  });
+  return true;
 }
 
 void Transfers::probe(const UploadPtr& upload) {

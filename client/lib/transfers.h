@@ -50,6 +50,8 @@ class Transfers {
   using UploadPtr = std::shared_ptr<Upload>;
   using DownloadPtr = std::shared_ptr<Download>;
 
+  void begin(const UploadPtr& upload);
+  bool hand_over(const UploadPtr& upload);
   void probe(const UploadPtr& upload);
   void pump(const UploadPtr& upload);
   void chunk_answered(const UploadPtr& upload, std::uint64_t sent_to, Result<Answer>&& answer);
@@ -59,6 +61,7 @@ class Transfers {
   void chunk_arrived(const DownloadPtr& download, std::uint64_t offset, Result<Answer>&& answer);
   void finish(const DownloadPtr& download, Result<void> result);
 
+  static constexpr std::uint64_t kNearMax = 32U << 20U;   // written on the loop's thread: more goes in chunks
   static constexpr unsigned kWindow = 6;
 
   Engine& engine_;

@@ -12,6 +12,7 @@ constexpr int kMessagesPerTurn = 256;
 constexpr int kReconnectMs = 100;
 constexpr int kReconnectMaxMs = 2'000;
 constexpr int kSilentRefusals = 3;  // one may be a broker that is just going down
+constexpr int kSilentRefusalsPlain = 10;   // without CURVE: somebody accepts, and always hangs up at once
 constexpr int kEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH |
                         ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL;
 }  // namespace
@@ -57,6 +58,11 @@ struct DealerPort::State {
     if (std::exchange(told, true)) return;
     if (handlers.refused) handlers.refused(std::move(error));
   }
+  [[nodiscard]] Error other_mechanism() const {
+    return {Errc::protocol, "one side speaks no CURVE: " + endpoint + (secured ? " does not encrypt, we do" : " may encrypt, we do not"),
+            secured ? "the broker was started --insecure: start it with keys, or add --insecure here"
+                    : "drop --insecure and name an access file: --access-file FILE (made by: gpuq keys issue)"};
+  }
   void on_event(const MonitorEvent& event) {
     switch (event.event) {
       case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
@@ -72,13 +78,16 @@ struct DealerPort::State {
                      "on the broker's host look at: gpuq keys list; a new key: gpuq keys issue --role ROLE --name " +
                          (key_name.empty() ? "NAME" : key_name)});
       case ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-        if (!secured || ++silent_refusals < kSilentRefusals) return;
+        ++silent_refusals;
+        if (!secured) {   // it may hang up before its greeting is read, which would tell why
+          if (silent_refusals >= kSilentRefusalsPlain) tell(other_mechanism());
+          return;
+        }
+        if (silent_refusals < kSilentRefusals) return;
         return tell({Errc::key_refused, "wrong server key: " + endpoint + " is not the broker this access file was made for, or its keys were made anew",
                      "take a new access file from the broker's host: gpuq keys issue"});
       case ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL:
-        return tell({Errc::protocol, "one side speaks no CURVE: " + endpoint + (secured ? " does not encrypt, we do" : " may encrypt, we do not"),
-                     secured ? "the broker was started --insecure: start it with keys, or add --insecure here"
-                             : "drop --insecure and name an access file: --access-file FILE (made by: gpuq keys issue)"});
+        return tell(other_mechanism());
       default: return;
     }
   }

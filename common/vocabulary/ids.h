@@ -6,6 +6,7 @@
 // A BlobDigest is SHA-256: it names content, so a lie about content must be infeasible.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <compare>
 #include <cstddef>
@@ -42,6 +43,11 @@ struct BlobDigest {
   auto operator<=>(const BlobDigest&) const = default;
   [[nodiscard]] bool empty() const { return *this == BlobDigest{}; }
 };
+
+/// A blob that only jobs with durability none name may have a name where others have a digest: these eight bytes, then 24 random ones. Its
+/// content is authenticated by the connections it travels on, hashed by nobody, and never kept on disk.
+inline constexpr std::array<std::uint8_t, 8> kBriefName{'g', 'p', 'u', 'q', 'b', 'r', 'f', '1'};
+[[nodiscard]] inline bool is_brief_name(const BlobDigest& digest) { return std::equal(kBriefName.begin(), kBriefName.end(), digest.bytes.begin()); }
 
 /// 64 lower-case hexadecimal characters.
 std::string to_string(const BlobDigest& digest);

@@ -40,9 +40,9 @@ GQ_SHAPE(Model, array, F(name), F(version), F(runtime), F(metadata), F(owner), F
 // ---- hot bodies and their items: arrays
 GQ_SHAPE(SubmitItem, array, F(id), F(digest), F(kind), FMAX(job_class, kClassMax), FMAX(priority, 9), F(payload_bytes), F(watch), F(model),
          F(budget_min_mib), F(budget_max_mib), F(devices), FMAX(on_preempt, kOnPreemptMax), F(exclusive), F(where), F(not_before_ms),
-         F(deadline_ms), F(timeout_us), F(retries), F(unique), F(after), F(blobs), F(label), F(strict), FMAX(durability, 1))
+         F(deadline_ms), F(timeout_us), F(retries), F(unique), F(after), F(blobs), F(label), F(strict), FMAX(durability, 2))
 GQ_SHAPE(Submit, array, FMAX(items, kItemsMax))
-GQ_SHAPE(SubmittedItem, array, F(id), F(ok), F(existing), F(code), F(what), F(next))
+GQ_SHAPE(SubmittedItem, array, F(id), F(ok), F(existing), F(code), F(what), F(next), FMAX(durability, 2))
 GQ_SHAPE(Submitted, array, FMAX(items, kItemsMax))
 GQ_SHAPE(NotifyItem, array, F(id), FMAX(state, kStateMax), F(attempt), F(payload_bytes), F(submitted_ms), F(started_ms), F(ended_ms), F(worker),
          F(device), F(model_version), F(code), F(what), F(blobs))
@@ -57,9 +57,9 @@ GQ_SHAPE(Ended, array, FMAX(items, kItemsMax))
 GQ_SHAPE(Accepted, array, F(term), FMAX(grants, kItemsMax), FMAX(verdicts, kItemsMax))
 
 // ---- everything else: maps
-GQ_SHAPE(ClientHello, map, F(name), F(version), F(protocol))
+GQ_SHAPE(ClientHello, map, F(name), F(version), F(protocol), F(near))
 GQ_SHAPE(ClientWelcome, map, F(broker_version), F(term), F(protocol), F(role), F(name), F(frame_bytes_max), F(inline_bytes_max),
-         F(blob_chunk_bytes), F(beat_ms), F(space))
+         F(blob_chunk_bytes), F(beat_ms), F(space), F(near))
 GQ_SHAPE(Device, map, F(uuid), F(name), FMAX(kind, kDeviceKindMax), F(index), F(total_mib), F(driver_mib), F(used_mib), F(used_by_us_mib),
          F(temperature_c), F(utilization_pct), F(healthy))
 GQ_SHAPE(WorkerHello, map, F(name), F(instance), F(version), F(protocol), F(host), F(kinds), F(labels), F(devices), F(lanes), F(credit),
@@ -84,7 +84,7 @@ GQ_SHAPE(JobStatus, map, F(id), F(found), F(kind), FMAX(job_class, kClassMax), F
          F(budget_max_mib), F(granted_mib), F(attempt), F(failures), F(losses), F(preemptions), F(retries), F(submitted_ms), F(started_ms),
          F(ended_ms), F(due_ms), F(deadline_ms), F(ahead), F(result_bytes), F(result_blobs), F(retry_of), F(after), F(cancel_asked),
          F(checkpoint_step), F(checkpoint), F(progress_step), F(progress_total), F(metrics), F(last_lines), F(held), F(evictions),
-         F(leave_reason), F(leave_for))
+         F(leave_reason), F(leave_for), FMAX(durability, 2))
 GQ_SHAPE(StatusReply, map, F(jobs))
 GQ_SHAPE(ListQuery, map, F(state), F(job_class), F(kind), F(active_only), F(after), F(limit))
 GQ_SHAPE(ListReply, map, F(jobs))
@@ -142,7 +142,7 @@ GQ_SHAPE(WorkerBeatReply, map, F(sent_us), F(term), F(revoke), F(cancels), F(pre
 GQ_SHAPE(EvictModel, map, F(term), F(device), F(model))
 GQ_SHAPE(ModelLog, map, F(model))
 
-GQ_SHAPE(BlobPut, map, F(blob), F(total), F(offset), F(brief))
+GQ_SHAPE(BlobPut, map, F(blob), F(total), F(offset), F(brief), F(near))
 GQ_SHAPE(BlobPutReply, map, F(blob), F(next), F(complete))
 GQ_SHAPE(BlobGet, map, F(blob), F(offset), F(bytes_max), F(near))
 GQ_SHAPE(BlobGetReply, map, F(blob), F(total), F(offset), F(path))

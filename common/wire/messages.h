@@ -49,8 +49,8 @@ struct Header {
 struct Grant { JobId job; Attempt attempt{}; Nonce nonce{}; auto operator<=>(const Grant&) const = default; };
 
 // ---- 1-9 session
-struct ClientHello { std::string name; std::string version; std::uint8_t protocol{kProtocolVersion}; bool operator==(const ClientHello&) const = default; };
-struct ClientWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::string role; std::string name; std::uint64_t frame_bytes_max{}; std::uint64_t inline_bytes_max{}; std::uint64_t blob_chunk_bytes{}; std::uint32_t beat_ms{}; std::string space; bool operator==(const ClientWelcome&) const = default; };
+struct ClientHello { std::string name; std::string version; std::uint8_t protocol{kProtocolVersion}; bool near{}; bool operator==(const ClientHello&) const = default; };
+struct ClientWelcome { std::string broker_version; Term term{}; std::uint8_t protocol{}; std::string role; std::string name; std::uint64_t frame_bytes_max{}; std::uint64_t inline_bytes_max{}; std::uint64_t blob_chunk_bytes{}; std::uint32_t beat_ms{}; std::string space; std::string near{}; bool operator==(const ClientWelcome&) const = default; };
 struct Device { std::string uuid, name; std::uint8_t kind{}; std::uint16_t index{}; std::int64_t total_mib{}, driver_mib{}, used_mib{}, used_by_us_mib{}; std::int16_t temperature_c{-1}, utilization_pct{-1}; bool healthy{true}; bool operator==(const Device&) const = default; };
 struct Lane { std::uint16_t lane{}; std::uint8_t kind{}; std::string device; std::string model; bool operator==(const Lane&) const = default; };
 struct Credit { std::uint16_t lane{}; std::uint64_t limit{}; bool operator==(const Credit&) const = default; };
@@ -84,11 +84,11 @@ struct SubmitItem {
   bool watch{true};
   std::uint32_t payload_bytes{};         ///< of the job body (job_body.h) in frame 1
   bool strict{};                         ///< refuse it (NO_FIT) when no device known could ever hold it
-  std::uint8_t durability{};                ///< 0 = on disk before the answer, 1 = none
+  std::uint8_t durability{};                ///< 0 = as its class says (on disk before the answer, unless an operator chose otherwise), 1 = none, 2 = on disk
   bool operator==(const SubmitItem&) const = default;
 };
 struct Submit { std::vector<SubmitItem> items; bool operator==(const Submit&) const = default; };
-struct SubmittedItem { JobId id; bool ok{}; bool existing{}; std::string code, what, next; bool operator==(const SubmittedItem&) const = default; };
+struct SubmittedItem { JobId id; bool ok{}; bool existing{}; std::string code, what, next; std::uint8_t durability{}; bool operator==(const SubmittedItem&) const = default; };
 struct Submitted { std::vector<SubmittedItem> items; bool operator==(const Submitted&) const = default; };
 struct Watch { std::vector<JobId> jobs; bool operator==(const Watch&) const = default; };
 struct Watched { std::vector<JobId> unknown; bool operator==(const Watched&) const = default; };
@@ -109,7 +109,7 @@ struct JobStatus {
   std::int64_t budget_min_mib{}, budget_max_mib{}, granted_mib{}; std::uint32_t attempt{}, failures{}, losses{}, preemptions{}, retries{};
   std::int64_t submitted_ms{}, started_ms{}, ended_ms{}, due_ms{}, deadline_ms{}; std::uint64_t ahead{}; std::uint32_t result_bytes{}; std::vector<BlobDigest> result_blobs; JobId retry_of; std::vector<JobId> after;
   bool cancel_asked{}; std::uint64_t checkpoint_step{}; BlobDigest checkpoint; std::uint64_t progress_step{}, progress_total{}; std::map<std::string, double> metrics; std::string last_lines;
-  bool held{}; std::uint32_t evictions{}; std::string leave_reason; JobId leave_for;
+  bool held{}; std::uint32_t evictions{}; std::string leave_reason; JobId leave_for; std::uint8_t durability{};
   bool operator==(const JobStatus&) const = default;
 };
 struct StatusReply { std::vector<JobStatus> jobs; bool operator==(const StatusReply&) const = default; };
@@ -199,7 +199,7 @@ struct EvictModel { Term term{}; std::string device, model; bool operator==(cons
 
 // ---- 80-99 both. Blobs travel in chunks over the sender's own connection.
 /// First: digest, total and no payload -> BlobPutReply says from which offset to go on (resume), or complete. Then chunks in order.
-struct BlobPut { BlobDigest blob; std::uint64_t total{}, offset{}; bool brief{}; bool operator==(const BlobPut&) const = default; };
+struct BlobPut { BlobDigest blob; std::uint64_t total{}, offset{}; bool brief{}; std::string near{}; bool operator==(const BlobPut&) const = default; };
 struct BlobPutReply { BlobDigest blob; std::uint64_t next{}; bool complete{}; bool operator==(const BlobPutReply&) const = default; };   ///< complete = on disk, fsynced, digest verified
 struct BlobGet { BlobDigest blob; std::uint64_t offset{}; std::uint32_t bytes_max{}; bool near{}; bool operator==(const BlobGet&) const = default; };
 struct BlobGetReply { BlobDigest blob; std::uint64_t total{}, offset{}; std::string path{}; bool operator==(const BlobGetReply&) const = default; };         ///< bytes in frame 1

@@ -61,6 +61,24 @@ TEST_F(BrokerPolicy, that_is_wrong_at_the_start_ends_the_broker_with_place_and_r
   EXPECT_THAT(other.log(), HasSubstr("cannot read the configuration " + dir.path("nowhere.toml")));
 }
 
+TEST_F(BrokerPolicy, a_class_may_keep_in_memory_what_does_not_ask_for_the_disk) {
+  write("[class.inference]\ndurability = \"none\"\n");
+  start({"--config", file});
+  client = new_client("ada");
+  auto says_nothing = echo_job(new_job_id()), says_always = echo_job(new_job_id());
+  says_always.durability = 2;
+  const auto answers = client->submit({says_nothing, says_always}).items;
+  EXPECT_EQ(answers.at(0).durability, 1);
+  EXPECT_EQ(answers.at(1).durability, 0);
+  EXPECT_EQ(client->status(says_nothing.id).durability, 1);
+  EXPECT_EQ(client->status(says_always.id).durability, 0);
+  broker.kill();
+  broker.restart();
+  client->connect();
+  EXPECT_FALSE(client->status(says_nothing.id).found);
+  EXPECT_TRUE(client->status(says_always.id).found);
+}
+
 TEST_F(BrokerPolicy, keys_are_tenants_with_caps_of_their_own_who_take_turns) {
   write("[policy]\nfair = true\n[tenant.ada]\nqueued_max = 6\nrunning_max = 2\n");
   start({"--config", file});

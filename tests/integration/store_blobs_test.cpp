@@ -202,6 +202,61 @@ TEST_F(BlobStory, of_two_who_send_the_same_one_the_more_careful_decides) {
   EXPECT_TRUE(blobs->contains(digest));
 }
 
+struct NearBlobs : BlobStory {
+  static BlobDigest name(std::uint8_t n) {
+    BlobDigest made;
+    std::copy(kBriefName.begin(), kBriefName.end(), made.bytes.begin());
+    made.bytes[31] = n;
+    return made;
+  }
+  void put_near(const std::string& file, const std::string& bytes) { std::ofstream(blobs->near_folder() / file) << bytes; }
+  Result<void> adopt(BlobDigest digest, std::uint64_t size, const std::string& file) {
+    return wait<Result<void>>([&](auto done) { blobs->adopt(digest, size, file, done); });
+  }
+};
+
+TEST_F(NearBlobs, a_file_put_near_becomes_a_brief_blob_that_nobody_hashes) {
+  put_near("abc0", "content");
+  ASSERT_TRUE(adopt(name(1), 7, "abc0"));
+  EXPECT_TRUE(adopt(name(1), 7, "abc0")) << "the answer was lost, asked again";
+  EXPECT_TRUE(blobs->holds(name(1)));
+  EXPECT_FALSE(blobs->contains(name(1)));
+  EXPECT_EQ(read(name(1), 0, 100)->bytes, "content");
+  EXPECT_EQ(files(), std::vector<std::string>{"brief/" + to_string(name(1))});
+  EXPECT_EQ(blobs->statistics().bytes, 7U);
+  now += 11s;
+  EXPECT_EQ(collect(), 1U);
+  EXPECT_EQ(blobs->statistics().bytes, 0U);
+}
+
+TEST_F(NearBlobs, what_is_no_file_of_that_size_in_that_folder_is_not_taken) {
+  put_near("aa", "seven..");
+  EXPECT_EQ(adopt(name(1), 8, "aa").error().code, Errc::not_found) << "another size";
+  EXPECT_EQ(adopt(name(1), 8, "bb").error().code, Errc::not_found);
+  std::ofstream(options.dir / "0secret") << "secret!";
+  for (const char* bad : {"", ".", "..", "../0secret", "a/b", "A", "a.b", "/etc/passwd"}) EXPECT_EQ(adopt(name(1), 7, bad).error().code, Errc::bad_message) << bad;
+  EXPECT_EQ(adopt(name(1), 7, std::string(65, 'a')).error().code, Errc::bad_message);
+  std::filesystem::create_symlink(options.dir / "0secret", blobs->near_folder() / "cc");
+  EXPECT_EQ(adopt(name(1), 7, "cc").error().code, Errc::not_found) << "no link is followed";
+  std::filesystem::create_hard_link(options.dir / "0secret", blobs->near_folder() / "dd");
+  EXPECT_EQ(adopt(name(1), 7, "dd").error().code, Errc::not_found) << "whose other name could still be written to";
+  put_near("ee", "seven..");
+  EXPECT_EQ(adopt(store::digest_of("seven.."), 7, "ee").error().code, Errc::bad_message) << "a digest has to be verified";
+  EXPECT_EQ(adopt(name(1), 9ULL << 30U, "ff").error().code, Errc::too_large);
+  EXPECT_FALSE(blobs->holds(name(1)));
+  EXPECT_EQ(blobs->statistics().upload_bytes, 0U);
+  reopen();
+  EXPECT_EQ(files(), std::vector<std::string>{"0secret"}) << "what was left there is swept";
+}
+
+TEST_F(BlobStory, a_name_needs_no_digest_of_what_it_names) {
+  const std::string bytes(3000, 'n');
+  EXPECT_EQ(wait<Result<UploadState>>([&](auto done) { blobs->begin_upload(NearBlobs::name(2), 3000, done, true); })->offset, 0U);
+  EXPECT_EQ(wait<Result<UploadState>>([&](auto done) { blobs->append(NearBlobs::name(2), 0, bytes, done, true); })->offset, 3000U);
+  EXPECT_TRUE(wait<Result<void>>([&](auto done) { blobs->finish(NearBlobs::name(2), done, true); }));
+  EXPECT_EQ(read(NearBlobs::name(2), 0, 3000)->bytes, bytes);
+}
+
 TEST_F(BlobStory, what_no_job_names_any_more_goes_after_a_short_grace) {
   const BlobDigest digest = store::digest_of("brief");
   put_briefly("brief");

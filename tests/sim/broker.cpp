@@ -36,6 +36,7 @@ void World::route() {
       gathering.mutations.push_back(std::move(c->mutation));
     }
   }
+  if (play) play->deciding(effects);
   for (core::Effect& effect : effects) {
     if (play)
       if (const auto* send = std::get_if<core::Send>(&effect))

@@ -226,6 +226,24 @@ std::int64_t Play::rest_of_load_us(const Warm& m) const {
 // ---- decisions
 
 /// Does the policy hold, and does nobody of a higher class stand by while this one takes room that would do for it?
+void Play::deciding(const core::Effects& effects) {
+  granted_now_.clear();
+  for (const core::Effect& effect : effects)
+    if (const auto* send = std::get_if<core::Send>(&effect))
+      if (const auto* assign = std::get_if<core::Assign>(&send->message))
+        for (const std::string& uuid : assign->devices) granted_now_[uuid] += assign->granted;
+}
+
+/// What the core knew to be free on a card when this step's starts were decided.
+std::int64_t Play::known_free(std::uint32_t worker, const std::string& uuid) const {
+  const auto now = granted_now_.find(uuid);
+  for (const core::WorkerView& view : world_.core->workers(world_.moment()))
+    if (view.name == world_.workers[worker].name)
+      for (const core::DeviceView& device : view.devices)
+        if (device.report.uuid == uuid) return device.free.value + (now == granted_now_.end() ? 0 : now->second.value);
+  return 0;
+}
+
 void Play::decided(const core::Assign& assign) {
   const JobNumber job = world_.numbers.number(assign.grant.job);
   const Stream& s = stream(job);
@@ -295,7 +313,9 @@ void Play::inversions(JobNumber starts, std::uint32_t global) {
     if (beside || of.running_max != 0) continue;
     std::int64_t need = s.model != UINT16_MAX ? scenario_.models[s.model].vram.value : s.vram_min.value;
     if (need == 0) need = kKinds[s.kind].default_budget.value;
-    if (free - reserved_for_others(s.job_class, w, device, capacity) < need) continue;
+    const std::int64_t kept = reserved_for_others(s.job_class, w, device, capacity);
+    if (free - kept < need) continue;
+    if (known_free(worker, card.uuid) - kept < need) continue;  // somebody has just left, and the core has not heard of it yet
     ++record_.classes[static_cast<std::size_t>(s.job_class)].inversions;
     if (record_.inversions.size() < 5)
       record_.inversions.push_back("at " + std::to_string(world_.now_us() / 1'000'000) + " s " + stream(starts).name + " #" + std::to_string(starts) + " starts on " + record_.card_names[global] + " with " +

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -42,6 +43,7 @@ class Play {
   [[nodiscard]] std::uint64_t step_of(const Run& run) const;
 
   // ---- what happens to them
+  void deciding(const core::Effects& effects);   ///< of one step, before decided() of each
   void decided(const core::Assign& assign);                ///< the core has just granted it
   void tell(const core::Message& leaves) const;            ///< --verbose
   void refused(const core::Assign& assign);
@@ -98,6 +100,7 @@ class Play {
   void close_blocks(std::uint32_t worker, std::uint32_t serial, bool model, Stop why);
   void charge_loss(JobNumber job, std::uint64_t step);
   void inversions(JobNumber starts, std::uint32_t global);
+  [[nodiscard]] std::int64_t known_free(std::uint32_t worker, const std::string& uuid) const;
   [[nodiscard]] std::int64_t reserved_for_others(JobClass c, const WorkerRow& w, std::size_t device, std::int64_t capacity) const;
 
   World& world_;
@@ -106,6 +109,7 @@ class Play {
   std::vector<Card> cards_;
   std::vector<JobRow> rows_;
   std::vector<std::set<JobNumber>> waiting_;   ///< by stream: acknowledged, not granted
+  std::map<std::string, Mib> granted_now_;     ///< by card: in this step
   std::vector<Mib> promised_;                  ///< by card: what the core has granted and nobody has given back
   std::unordered_map<JobNumber, std::vector<std::uint32_t>> on_;  ///< computing: its cards, the leading one first
   std::unordered_map<std::uint64_t, std::vector<std::size_t>> open_;  ///< worker, serial -> blocks that last

@@ -33,6 +33,29 @@ class Undurable : public Story {
   }
 };
 
+TEST_F(Undurable, a_class_may_decide_for_those_who_say_nothing) {
+  Policy policy;
+  policy.of(JobClass::inference).durable = false;
+  say(PolicyLoaded{policy});
+  const auto saying = [&](std::uint64_t n, std::string_view kind, const std::function<void(SubmitItem&)>& more = {}) {
+    forget_effects();
+    submit({with(item(n, kind), [&](SubmitItem& i) {
+      i.durability_of_class = true;
+      if (more) more(i);
+    })});
+    const auto all = outcomes();
+    EXPECT_TRUE(all.at(0).ok) << all.at(0).error.what;
+    EXPECT_EQ(all.at(0).durable, record(job_id(n)).fixed.durable) << "told in the answer";
+    return all.at(0).durable;
+  };
+  EXPECT_FALSE(saying(1, "echo"));
+  EXPECT_FALSE(saying(1, "echo")) << "said again";
+  EXPECT_TRUE(saying(2, "echo", [](SubmitItem& i) { i.durability_of_class = false; })) << "who says always gets it";
+  EXPECT_TRUE(saying(3, "echo", [](SubmitItem& i) { i.fixed.unique = "u"; })) << "a unique key holds over restarts";
+  EXPECT_TRUE(saying(4, "echo", [](SubmitItem& i) { i.fixed.needs.job_class = JobClass::synthesis; })) << "another class";
+  EXPECT_TRUE(saying(5, "command", [](SubmitItem& i) { i.fixed.needs.job_class = JobClass::inference; })) << "it outlives its caller";
+}
+
 TEST_F(Undurable, its_whole_life_writes_nothing_and_leaves_nothing) {
   const PeerId anna = worker("anna", {.slots = 9});
   forget_effects();

@@ -88,6 +88,7 @@ not_beside = ["training"]
 pause_for = ["inference", "training"]
 min_run_ignored_by = []
 cloud = "never"
+durability = "none"
 
 [device."host1/0"]
 headroom = "1GiB"
@@ -134,6 +135,7 @@ queued_max = 50
   synthesis.pause_for = {JobClass::inference, JobClass::training};
   synthesis.min_run_ignored_by = {};
   synthesis.cloud = false;
+  synthesis.durable = false;
   wanted.reservations = {{Reservation::Size::mib, JobClass::inference, host1_0, {6144}, 0, core::kAlways},
                          {Reservation::Size::loaded, JobClass::inference, shared, {}, 0, 0},
                          {Reservation::Size::percent, JobClass::inference, {}, {}, 25, 1}};
@@ -277,6 +279,7 @@ TEST(PolicyMistakes, in_amounts_are_told) {
   EXPECT_THAT(mistake("[policy]\nhold_at_c = 70\n"), StartsWith("USAGE gpuq.toml:2:1: policy.hold_at_c: a device held at 70 C would resume at 75 C, which is not cooler"));
   EXPECT_THAT(mistake("[device.0]\nresume_at_c = 83\n"), StartsWith("USAGE gpuq.toml:2:1: device.0.resume_at_c: a device held at 83 C would resume at 83 C"));
   EXPECT_THAT(mistake("[policy]\npacking = \"worst-fit\"\n"), StartsWith("USAGE gpuq.toml:2:1: policy.packing: 'worst-fit' is no way of packing"));
+  EXPECT_THAT(mistake("[class.inference]\ndurability = \"everysec\"\n"), StartsWith("USAGE gpuq.toml:2:1: class.inference.durability: 'everysec' is no answer"));
   EXPECT_THAT(mistake("[class.synthesis]\ncloud = \"maybe\"\n"), StartsWith("USAGE gpuq.toml:2:1: class.synthesis.cloud: 'maybe' is no answer"));
   EXPECT_THAT(mistake("[tenant.bob]\nweight = 0.0\n"), StartsWith("USAGE gpuq.toml:2:1: tenant.bob.weight: is not from 0.001 to 1000"));
 }

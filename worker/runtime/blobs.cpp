@@ -83,6 +83,21 @@ void Blobs::evict() {
   }
 }
 
+/// What has a name and no digest is asked for once: it leaves when nobody holds it any more.
+void Blobs::forget_brief() {
+  BlobDigest first;
+  std::copy(kBriefName.begin(), kBriefName.end(), first.bytes.begin());
+  for (auto it = cache_.lower_bound(first); it != cache_.end() && is_brief_name(it->first);) {
+    if (it->second.file.use_count() != 1) {
+      ++it;
+      continue;
+    }
+    held_bytes_ -= it->second.file->bytes;
+    ::unlink(it->second.file->path.c_str());
+    it = cache_.erase(it);
+  }
+}
+
 // ---- fetching
 
 void Blobs::fetch(const BlobDigest& digest, Fetched done) {
@@ -134,11 +149,11 @@ void Blobs::got(const std::shared_ptr<Get>& get, const wire::BlobGetReply& reply
     if (n <= 0) return finish(get, tl::unexpected(disk_error("fetching blob " + to_string(get->digest).substr(0, 12))));
     rest.remove_prefix(static_cast<std::size_t>(n));
   }
-  get->hash.add(body);
+  if (!is_brief_name(get->digest)) get->hash.add(body);
   get->received += body.size();
   if (body.size() != chunk_bytes_ && get->received < *get->total && get->ids.empty()) get->asked = get->received;
   if (get->received < *get->total) return pump(get);
-  if (get->hash.finish() != get->digest)
+  if (!is_brief_name(get->digest) && get->hash.finish() != get->digest)
     return finish(get, fail(Errc::unknown_blob, "blob " + to_string(get->digest).substr(0, 12) + " arrived with other content than its name says", "the broker's disk may be damaged: stop it and run there: gpuq fsck --deep"));
   ::fchmod(get->fd, 0400);
   if (::rename(get->temporary.c_str(), path_of(get->digest).c_str()) != 0) return finish(get, tl::unexpected(disk_error("keeping a fetched blob")));

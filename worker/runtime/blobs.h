@@ -70,6 +70,7 @@ class Blobs {
   Result<Pinned> take_in_bytes(std::string_view bytes, bool durable);
   Pinned remember(const BlobDigest& digest, std::uint64_t bytes);
   void evict();
+  void forget_brief();
   void scan();
   [[nodiscard]] std::string path_of(const BlobDigest& digest) const;
 

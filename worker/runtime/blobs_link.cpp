@@ -63,6 +63,7 @@ void Blobs::link_down() {
 }
 
 void Blobs::tick() {
+  forget_brief();
   if (!up_) return;
   const auto gets = gets_;
   for (const auto& [digest, get] : gets) {

@@ -9,7 +9,8 @@
 
 namespace gq::worker {
 
-/// A copy of `source` is made at `target` and verified (SHA-256), so it does not matter whose file may be called so here. Not a link: what
+/// A copy of `source` is made at `target` and verified (SHA-256; a brief name cannot be, and is nobody else's by chance), so it does not
+/// matter whose file may be called so here. Not a link: what
 /// is handed to jobs must never be the broker's own file. Blocks.
 /// Errors: NOT_FOUND (no such file here, not readable, or other content), STORAGE_FULL, INTERNAL. `target` is gone then.
 Result<void> take_near_blob(const std::string& source, const std::string& target, const BlobDigest& digest, std::uint64_t total);

@@ -86,7 +86,7 @@ struct JobSpec {
   std::string label;
   bool exclusive = false;                         ///< stops itself when its worker loses the broker
   bool strict = false;                            ///< refuse it (NO_FIT) when no device known could ever hold it
-  std::string durability;                         ///< "none": never on disk, gone with the broker (wait() then fails with UNAVAILABLE) and once fetched; kinds that answer only
+  std::string durability;                         ///< empty = as its class says (the broker's policy; "always" without one); "always": on disk before the answer; "none": never on disk, gone with the broker (wait() then fails with UNAVAILABLE) and once fetched; kinds that answer only
 };
 
 struct Submitted {
@@ -94,6 +94,7 @@ struct Submitted {
   bool existing = false;
   bool ok = true;
   std::string code, what, next;                   ///< when !ok
+  bool durable = true;                            ///< false: kept in memory only, asked for or by its class's policy
 };
 
 struct JobResult {
@@ -122,6 +123,7 @@ struct JobStatus {   ///< what `gpuq status` shows; fields as in PROTOCOL.md, St
   std::vector<std::string> result_blobs, after;
   bool held = false;                              ///< by hold(); not started until release()
   int evictions = 0;                              ///< of `preemptions`: for work of a higher class
+  bool durable = true;                            ///< false: kept in memory only, gone with the broker
   std::string leave_reason, leave_for;            ///< why, and for which job, it was asked to leave its device last; empty = never
 };
 

@@ -9,9 +9,9 @@ SCHEMA = """\
     promoted:bool promoted_ms:i64
 - Device map uuid:str name:str kind:u8 index:u16 total_mib:i64 driver_mib:i64 used_mib:i64 used_by_us_mib:i64 temperature_c:i16=-1
     utilization_pct:i16=-1 healthy:bool=true
-1 ClientHello map name:str version:str protocol:u8=1
+1 ClientHello map name:str version:str protocol:u8=1 near:bool
 2 ClientWelcome map broker_version:str term:u64 protocol:u8 role:str name:str frame_bytes_max:u64 inline_bytes_max:u64
-    blob_chunk_bytes:u64 beat_ms:u32 space:str
+    blob_chunk_bytes:u64 beat_ms:u32 space:str near:str
 5 Beat map sent_us:u64
 6 BeatReply map sent_us:u64 term:u64
 7 Goodbye map reason:str
@@ -21,7 +21,7 @@ SCHEMA = """\
     budget_min_mib:i64 budget_max_mib:i64 devices:u16=1 on_preempt:u8 exclusive:bool where:[str] not_before_ms:i64 deadline_ms:i64
     timeout_us:i64 retries:u32 unique:str after:[bin16] blobs:[bin32] label:str strict:bool durability:u8
 11 Submitted array items:[SubmittedItem]
-- SubmittedItem array id:bin16 ok:bool existing:bool code:str what:str next:str
+- SubmittedItem array id:bin16 ok:bool existing:bool code:str what:str next:str durability:u8
 12 Watch map jobs:[bin16]
 13 Watched map unknown:[bin16]
 14 Notify array items:[NotifyItem]
@@ -39,7 +39,7 @@ SCHEMA = """\
     attempt:u32 failures:u32 losses:u32 preemptions:u32 retries:u32 submitted_ms:i64 started_ms:i64 ended_ms:i64 due_ms:i64
     deadline_ms:i64 ahead:u64 result_bytes:u32 result_blobs:[bin32] retry_of:bin16 after:[bin16] cancel_asked:bool
     checkpoint_step:u64 checkpoint:bin32 progress_step:u64 progress_total:u64 metrics:{float} last_lines:str held:bool evictions:u32
-    leave_reason:str leave_for:bin16
+    leave_reason:str leave_for:bin16 durability:u8
 22 ListQuery map state:str job_class:str kind:str active_only:bool after:bin16 limit:u32=100
 23 ListReply map jobs:[JobStatus]
 24 WorkersQuery map
@@ -83,7 +83,7 @@ SCHEMA = """\
 46 ConfigReply map file:str loaded_ms:i64 settings:[ConfigSetting] warnings:[str]
 - ConfigSetting map key:str value:str origin:str where:str
 47 ModelCommand map verb:str name:str version:str condition:str
-80 BlobPut map blob:bin32 total:u64 offset:u64 brief:bool
+80 BlobPut map blob:bin32 total:u64 offset:u64 brief:bool near:str
 81 BlobPutReply map blob:bin32 next:u64 complete:bool
 82 BlobGet map blob:bin32 offset:u64 bytes_max:u32 near:bool
 83 BlobGetReply map blob:bin32 total:u64 offset:u64 path:str

@@ -17,7 +17,7 @@ from .access import find_access
 from .digests import Hashed, digest_of, hash_of, verify, write_all
 from .engine import Answer, Engine
 from .errors import Error, TimedOutError, UsageError, error_of
-from .ids import id_bytes, id_text, new_id
+from .ids import FreshId, id_bytes, id_text, new_id
 from .jobs import Batch, Jobs, settle
 from .parts import Part, part_of
 from .results import (CANCEL_RESULTS, CLASSES, ON_PREEMPT, CommandResult, Detections, Explanation, JobResult, JobStatus, LogChunk, Model,
@@ -202,7 +202,7 @@ class Calls:
         """Submit, wait, check. With cancel_on_abandon the job has a deadline, too: it never starts long after a caller who died."""
         limit = self.engine.timeout if timeout is None else timeout
         raw = id_bytes(spec.id) if spec.id else new_id()
-        spec = replace(spec, id=id_text(raw), watch=True)
+        spec = replace(spec, id=spec.id or FreshId(id_text(raw)), watch=True)
         if cancel_on_abandon and spec.deadline is None and limit < _YEAR:
             spec.deadline = datetime.timedelta(seconds=limit + _CLOCKS_DIFFER)
         try:

@@ -7,6 +7,7 @@ from typing import Callable, Union
 
 from .errors import UsageError, error_of
 from .parts import Part
+from .spec import BRIEF_NAME
 
 
 def digest_of(part: Union[Part, str]) -> bytes:
@@ -21,7 +22,8 @@ def digest_of(part: Union[Part, str]) -> bytes:
 
 
 def verify(blob: bytes, got: bytes) -> None:
-    if blob != got:
+    """What has a name instead of a digest is authenticated by the connection it came on."""
+    if blob != got and not blob.startswith(BRIEF_NAME):
         raise error_of("INTERNAL", f"blob {blob.hex()} arrived with other content than its name says", "gpuq doctor; the broker's disk may be damaged")
 
 

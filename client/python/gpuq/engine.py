@@ -27,8 +27,13 @@ from .version import VERSION
 _EVENTS = (zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _SILENT_REFUSALS = 2        # NO_DETAIL once may be a broker that dies; again on the same socket it is the wrong key
+_SILENT_REFUSALS_PLAIN = 10  # without CURVE: somebody accepts, and always hangs up at once
 _TURN_MESSAGES = 256        # read at most this many before timers and callers get their turn
 _RETRY_MIN, _RETRY_MAX = 0.05, 1.0
+
+
+def _on_this_machine(endpoint: str) -> bool:
+    return endpoint.startswith(("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc://"))
 
 
 class Answer(NamedTuple):
@@ -65,6 +70,7 @@ class Engine:
         self.connect_timeout = connect_timeout
         self.hooks = Hooks()
         self.chunk_bytes = 256 << 10
+        self.near_folder = ""                # the broker's, for content handed over as files; empty: another machine, or it did not work
         self.inline_bytes_max = 64 << 10
         self.welcome: Dict[str, Any] = {}
         self._link = Link()
@@ -263,7 +269,7 @@ class Engine:
                 self._close_socket()
             elif action.kind == "hello":
                 self._hello_id = next(self._ids)
-                self._send(wire.encode("ClientHello", {"name": self.access.name, "version": VERSION, "protocol": wire.PROTOCOL_VERSION},
+                self._send(wire.encode("ClientHello", {"name": self.access.name, "version": VERSION, "protocol": wire.PROTOCOL_VERSION, "near": _on_this_machine(self.access.endpoint)},
                                        self._hello_id), b"")
             elif action.kind == "beat":
                 self._send(wire.encode("Beat", {"sent_us": time.monotonic_ns() // 1000}, next(self._ids)), b"")
@@ -390,6 +396,10 @@ class Engine:
             if self._silent_refusals >= _SILENT_REFUSALS:
                 self._refused(error_of("KEY_REFUSED", f"wrong server key: {endpoint} is not the broker this access file was made for, or its "
                                        "keys were made anew", "take a new access file from the broker's host: gpuq keys issue"))
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:   # it may hang up before its greeting is read, which would tell why
+            self._silent_refusals += 1
+            if self._silent_refusals >= _SILENT_REFUSALS_PLAIN:
+                self._on_event(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             secured = bool(self.access.server)
             self._refused(error_of("PROTOCOL", f"one side speaks no CURVE: {endpoint} " + ("does not encrypt, we do" if secured else "may encrypt, we do not"),
@@ -416,6 +426,7 @@ class Engine:
         if message.name == "ClientWelcome":
             self.welcome = fields
             self.inline_bytes_max = fields["inline_bytes_max"] or self.inline_bytes_max
+            self.near_folder = fields["near"]
             self.chunk_bytes = min(max(fields["blob_chunk_bytes"] or self.chunk_bytes, 4096), wire.FRAME_BYTES_MAX)
             return self._perform(self._link.welcomed(now, fields["term"], fields["beat_ms"] / 1000))
         if message.name == "BeatReply":

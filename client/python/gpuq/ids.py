@@ -16,6 +16,10 @@ _VALUES.update({"O": 0, "o": 0, "I": 1, "i": 1, "L": 1, "l": 1})
 _PAIRS = [a + b for a in _DIGITS for b in _DIGITS]
 
 
+class FreshId(str):
+    """An id made for one call: nobody keeps it to say it again after a crash."""
+
+
 def new_id() -> bytes:
     return (time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10)
 

@@ -194,11 +194,12 @@ class Jobs(Hooks):
             self._give_up(item.id, error)
         else:
             assert told is not None
-            batch.answers[item.index] = Submitted(id_text(item.id), True, told["existing"])
+            batch.answers[item.index] = Submitted(id_text(item.id), True, told["existing"], durable=told["durability"] != 1)
             batch.left -= 1
             watched = self._watched.get(item.id)
             if watched is not None:
                 watched.submitting = watched.doubted = False
+                watched.undurable = watched.undurable or told["durability"] == 1
         if batch.left == 0:
             self._end(batch)
             settle(batch.future, batch.answers)

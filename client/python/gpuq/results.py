@@ -43,6 +43,7 @@ class Submitted:
     code: str = ""
     what: str = ""
     next: str = ""
+    durable: bool = True            # False: kept in memory only, asked for or by its class's policy
 
     def check(self) -> "Submitted":
         if not self.ok:
@@ -193,6 +194,7 @@ class JobStatus:
     evictions: int = 0
     leave_reason: str = ""
     leave_for: str = ""
+    durable: bool = True
 
     @property
     def final(self) -> bool:
@@ -202,7 +204,7 @@ class JobStatus:
     def read(raw: Dict[str, Any]) -> "JobStatus":
         found = raw["found"]
         return _plain(JobStatus, raw, id=_id(raw["id"]), job_class=word(CLASSES, raw["job_class"]) if found else "",
-                      state=word(STATES, raw["state"]) if found else "", retry_of=_id(raw["retry_of"]), leave_for=_id(raw["leave_for"]),
+                      state=word(STATES, raw["state"]) if found else "", retry_of=_id(raw["retry_of"]), leave_for=_id(raw["leave_for"]), durable=raw["durability"] != 1,
                       after=[_id(one) for one in raw["after"]], checkpoint=raw["checkpoint"].hex(),
                       result_blobs=[one.hex() for one in raw["result_blobs"]])
 

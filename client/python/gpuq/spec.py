@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from . import wire
 from .errors import UsageError, error_of
-from .ids import id_bytes, new_id
+from .ids import FreshId, id_bytes, new_id
 from .parts import Part, Parts, parts_of
 from .results import CLASSES, ON_PREEMPT
 
@@ -28,6 +28,7 @@ WHERE_MAX = 16
 AFTER_MAX = 256
 LABEL_BYTES_MAX = 256
 BLOB_BYTES_MAX = 8 << 30
+BRIEF_NAME = b"gpuqbrf1"
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(KiB|MiB|GiB|TiB|M|G|T)\s*\Z")
 _SIZE_MIB = {"KiB": 1 / 1024, "MiB": 1, "GiB": 1024, "TiB": 1 << 20, "M": 1, "G": 1024, "T": 1 << 20}
 
@@ -63,7 +64,8 @@ class JobSpec:
     label: str = ""                         # for people
     exclusive: bool = False                 # stops itself when its worker loses the broker
     strict: bool = False                    # refuse it (NO_FIT) when no device known could ever hold it
-    durability: str = ""                    # "none": never on disk, gone with the broker and once fetched; kinds that answer only
+    durability: str = ""                    # "none": never on disk, gone with the broker and once fetched; kinds that answer only. "always": on disk
+                                            # before the answer. "" = as the policy of its class says, always without one
     watch: bool = True                      # the broker tells this client by itself when it is final; False for fire and forget
 
 
@@ -80,6 +82,15 @@ class Source:
         if not data:
             raise error_of("BAD_INPUT", "a file became shorter while it was uploaded", "leave the file alone until the call ends, then try again")
         return data
+
+    @staticmethod
+    def named(data: bytes) -> "Source":
+        """With a name of its own instead of a digest: only jobs with durability none may name it, and nobody hashes it."""
+        return Source(BRIEF_NAME + os.urandom(32 - len(BRIEF_NAME)), len(data), data)
+
+    @property
+    def in_memory(self) -> bool:
+        return self._file is None
 
     @staticmethod
     def of_bytes(data: bytes) -> "Source":
@@ -134,7 +145,7 @@ def prepare(spec: JobSpec, inline_bytes_max: int = 64 << 10) -> Prepared:
     if spec.parts:
         parts = parts_of(spec.parts)
         item["where"] += [_share_label(part.share) for part in parts if part.share]
-        body["parts"], uploads, item["blobs"] = _set_aside_large(parts, _fixed_bytes(body, parts), inline_bytes_max)
+        body["parts"], uploads, item["blobs"] = _set_aside_large(parts, _fixed_bytes(body, parts), inline_bytes_max, item["durability"] == 1 and (not spec.id or isinstance(spec.id, FreshId)))
     item["where"] = sorted(set(item["where"]))
     if len(item["where"]) > WHERE_MAX:
         raise UsageError("OVER_LIMIT", f"labels and shares together are more than {WHERE_MAX}", "put the files on fewer shares")
@@ -145,7 +156,7 @@ def prepare(spec: JobSpec, inline_bytes_max: int = 64 << 10) -> Prepared:
     item["payload_bytes"] = len(payload)
     item["digest"] = _digest(item, payload)
     prepared = Prepared(item["id"], wire.pack(wire.STRUCTS["SubmitItem"].write(item)), payload, uploads)
-    prepared.undurable = item["durability"] != 0
+    prepared.undurable = item["durability"] == 1
     return prepared
 
 
@@ -159,7 +170,7 @@ def item_of(spec: JobSpec) -> Dict[str, Any]:
             "on_preempt": _index(ON_PREEMPT, spec.on_preempt, "on_preempt") if spec.on_preempt else default_preempt,
             "priority": spec.priority, "model": spec.model, "budget_min_mib": low, "budget_max_mib": high, "devices": spec.devices,
             "exclusive": spec.exclusive, "strict": spec.strict, "watch": spec.watch, "where": sorted(set(spec.where)), "retries": spec.retries,
-            "durability": 1 if spec.durability == "none" else 0, "unique": spec.unique, "label": spec.label, "timeout_us": int(spec.timeout * 1_000_000)}
+            "durability": {"none": 1, "always": 2}.get(spec.durability, 0), "unique": spec.unique, "label": spec.label, "timeout_us": int(spec.timeout * 1_000_000)}
     if spec.after:
         item["after"] = [id_bytes(one, "after") for one in spec.after]
     if spec.not_before is not None:
@@ -253,8 +264,9 @@ def _fixed_bytes(body: Dict[str, Any], parts: List[Part]) -> int:
     return fixed + (len(wire.encode_body("JobBody", body)) if body else 0)
 
 
-def _set_aside_large(parts: List[Part], fixed: int, inline_max: int) -> Tuple[List[Dict[str, Any]], List[Source], List[bytes]]:
-    """Moves the largest parts into the blob store until the rest fits inline."""
+def _set_aside_large(parts: List[Part], fixed: int, inline_max: int, brief: bool) -> Tuple[List[Dict[str, Any]], List[Source], List[bytes]]:
+    """Moves the largest parts into the blob store until the rest fits inline. `brief`: nobody needs them again under a name that follows
+    from their content (a job with an id of the caller's does: said again it must be the same job)."""
     held = {at: part.size for at, part in enumerate(parts) if not part.blob and not part.share}
     inline = sum(held.values())
     raw: List[Dict[str, Any]] = []
@@ -280,7 +292,7 @@ def _set_aside_large(parts: List[Part], fixed: int, inline_max: int) -> Tuple[Li
             one.update(blob=digest, blob_bytes=part.size)
             blobs.append(digest)
         elif at in away:
-            source = Source.of_file(part.path) if part.path is not None else Source.of_bytes(part.bytes())
+            source = Source.of_file(part.path) if part.path is not None else Source.named(part.bytes()) if brief else Source.of_bytes(part.bytes())
             one.update(blob=source.digest, blob_bytes=source.total)
             blobs.append(source.digest)
             uploads.append(source)

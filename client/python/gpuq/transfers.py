@@ -5,14 +5,16 @@ another offset than expected rewinds. Two uploads of one content are one. Get: t
 """
 from __future__ import annotations
 
+import os
 from typing import Callable, Dict, List, Optional, Tuple
 
 from .engine import Answer, Engine
 from .errors import Error, error_of
-from .spec import BLOB_BYTES_MAX, Source
+from .spec import BLOB_BYTES_MAX, BRIEF_NAME, Source
 
 WINDOW = 16         # chunks under way: 4 MiB, so that a link of 50 ms still carries 80 MB a second
 _REWINDS_MAX = 16
+_NEAR_MAX = 32 << 20 # written on the engine's thread: more goes in chunks
 
 Done = Callable[[Optional[Error]], None]
 Take = Callable[[int, int, bytes], None]    # total, offset, bytes; may raise Error
@@ -20,6 +22,13 @@ Take = Callable[[int, int, bytes], None]    # total, offset, bytes; may raise Er
 
 def _misfit(what: str) -> Error:
     return error_of("PROTOCOL", what, "update gpuq on both sides")
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 class _Upload:
@@ -54,7 +63,36 @@ class Transfers:
             return
         upload = self._uploads[source.digest, brief] = _Upload(source, brief)
         upload.done.append(done)
-        self._probe(upload)
+        if not self._hand_over(upload):
+            self._probe(upload)
+
+    def _hand_over(self, upload: _Upload) -> bool:
+        """To a broker on this machine, of this user: its file instead of its bytes."""
+        source, folder = upload.source, self._engine.near_folder
+        if not upload.brief or not source.digest.startswith(BRIEF_NAME) or not source.in_memory or source.total > _NEAR_MAX or not folder:
+            return False
+        path = os.path.join(folder, source.digest.hex())
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb", buffering=0) as file:
+                data = memoryview(source.read(0, source.total))
+                while data:
+                    data = data[file.write(data):]
+        except OSError:
+            self._engine.near_folder = ""
+            _remove(path)
+            return False
+
+        def answered(answer: Optional[Answer], error: Optional[Error]) -> None:
+            if answer is not None and answer.name == "BlobPutReply" and answer.fields["complete"]:
+                return self._end_upload(upload, None)
+            _remove(path)
+            if error is not None and error.code == "TIMED_OUT":
+                return self._end_upload(upload, error)
+            if error is not None and error.code == "NOT_FOUND":   # swept by a restart, or that folder is not the broker's
+                self._engine.near_folder = ""
+            self._probe(upload)
+        self._engine.ask("BlobPut", {"blob": source.digest, "total": source.total, "brief": True, "near": os.path.basename(path)}, answered, b"")
+        return True
 
     def _put(self, upload: _Upload, offset: int, body: bytes, reply: Callable[[int, bool], None]) -> None:
         def answered(answer: Optional[Answer], error: Optional[Error]) -> None:

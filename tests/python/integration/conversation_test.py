@@ -61,6 +61,32 @@ def test_a_client_that_closes_right_behind_its_result_has_fetched_it(home, clien
     until(lambda: not client.status(job.id)[0].found, "what was fetched to be forgotten", 30)
 
 
+@pytest.mark.parametrize("way", ["as a file", "in pieces", "no such folder"])
+def test_a_large_part_of_a_job_in_memory_arrives_whichever_way_it_goes(home, monkeypatch, tmp_path, way):
+    if way == "in pieces":
+        monkeypatch.setattr("gpuq.engine._on_this_machine", lambda endpoint: False)
+    data = os.urandom(700_001)
+    with gpuq.Client(access_file=home.access("near")) as near:
+        near.run("echo", durability="none")
+        engine = near._calls.engine
+        if way == "no such folder":
+            engine.near_folder = str(tmp_path / "nowhere")
+        part = near.run("echo", parts={"large": data, "small": b"x"}, durability="none").part("large")
+        assert bytes.fromhex(part.blob).startswith(b"gpuqbrf1"), "nobody hashed it"
+        assert near.fetch(part) == data
+        path = tmp_path / "fetched"
+        near.fetch_to(part, path)
+        assert path.read_bytes() == data
+        assert bool(engine.near_folder) == (way == "as a file"), engine.near_folder
+        assert not list((home.root / "data/blobs/near").iterdir())
+        mine = gpuq.new_job_id()
+        for _ in range(2):      # an id of the caller's: its content gives the names, so that it is the same job when it is said again
+            assert not near.run("echo", parts={"large": data}, durability="none", id=mine).part("large").blob.startswith(b"gpuqbrf1".hex())
+        with pytest.raises(gpuq.Error) as error:
+            near.run("echo", parts={"large": part})
+        assert error.value.code == "UNKNOWN_BLOB", "a durable job may not name it"
+
+
 def test_ten_thousand_jobs_in_batches_each_with_its_own_result(client):
     before = client.top()
     specs = [gpuq.JobSpec("echo", parts={"n": str(n)}) for n in range(10_000)]

@@ -82,7 +82,7 @@ def test_the_schema_is_what_the_protocol_page_says():
 
 def test_unknown_fields_are_stepped_over_and_missing_ones_are_defaults():
     assert wire.decode(wire.header(6, 3) + wire.pack({"term": 7, "from a later version": [1, 2]})).fields == {"sent_us": 0, "term": 7}
-    item = wire.STRUCTS["SubmittedItem"].read([bytes(range(16)), True, False, "", "", "", "later", 1])
+    item = wire.STRUCTS["SubmittedItem"].read([bytes(range(16)), True, False, "", "", "", 1, "later", 1])
     assert item["ok"] and item["code"] == ""
     assert wire.STRUCTS["SubmitItem"].read([])["priority"] == 5 and wire.STRUCTS["SubmitItem"].read([None] * 7)["watch"] is True
 
