@@ -76,8 +76,8 @@ struct std::hash<gq::JobId> {
 template <>
 struct std::hash<gq::BlobDigest> {
   std::size_t operator()(const gq::BlobDigest& d) const noexcept {
-    std::size_t h = 0;
-    for (std::size_t i = 0; i < sizeof h; ++i) h = (h << 8U) | d.bytes[i];
+    std::size_t h = 0;   // the last bytes: those of brief names begin alike
+    for (std::size_t i = d.bytes.size() - sizeof h; i < d.bytes.size(); ++i) h = (h << 8U) | d.bytes[i];
     return h;
   }
 };
