@@ -1,4 +1,6 @@
 // worker_children_test.cpp - the supervisor and children that answer, crash, hang, lie and die: jobs are told apart, the worker lives on.
+#include <sys/stat.h>
+
 #include "tests/integration/worker_story.h"
 
 namespace gq::test {
@@ -250,7 +252,9 @@ TEST_F(WorkerChildren, a_gang_is_a_process_for_each_device_that_knows_its_rank) 
 
 TEST_F(WorkerChildren, a_rank_that_fails_takes_the_others_along_and_its_code_is_the_jobs) {
   start_worker({"--simulate-gpus", "8GiB,8GiB"});
-  const Final failed = final_of(gang("if [ $RANK = 1 ]; then exit 7; fi; trap 'echo told; exit 0' TERM; sleep 60 & wait"));
+  const std::string ready = dir.path("ready");   // rank 1 fails when rank 0 can be told
+  ASSERT_EQ(::mkfifo(ready.c_str(), 0600), 0);
+  const Final failed = final_of(gang("if [ $RANK = 1 ]; then read line < " + ready + "; exit 7; fi; trap 'echo told; exit 0' TERM; echo up > " + ready + "; sleep 60 & wait"));
   EXPECT_EQ(failed.state, JobState::failed);
   EXPECT_EQ(failed.values.at("exit_code"), "7");
   EXPECT_NE(failed.parts.at("gpuq-log.txt").find("told\n"), std::string::npos);
