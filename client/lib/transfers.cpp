@@ -5,7 +5,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
+
+#include "common/files/write_all.h"
 
 namespace gq::client {
 
@@ -36,13 +37,7 @@ bool Transfers::hand_over(const UploadPtr& upload) {
   if (!upload->brief || !is_brief_name(source.digest) || source.fd >= 0 || source.total > kNearMax || engine_.near_folder().empty()) return false;
   const std::string file = to_string(source.digest), path = engine_.near_folder() + "/" + file;
   const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-  bool written = fd >= 0;
-  for (std::string_view rest = source.bytes; written && !rest.empty();) {
-    const ssize_t n = ::write(fd, rest.data(), rest.size());
-    if (n < 0 && errno == EINTR) continue;
-    written = n > 0;
-    if (written) rest.remove_prefix(static_cast<std::size_t>(n));
-  }
+  const bool written = fd >= 0 && files::write_all(fd, source.bytes);
   if (fd >= 0) ::close(fd);
   if (!written) {
     if (fd >= 0) ::unlink(path.c_str());

@@ -17,6 +17,8 @@
 
 #include "common/vocabulary/limits.h"
 
+#include "common/files/write_all.h"
+
 namespace gq::files {
 namespace {
 
@@ -79,11 +81,7 @@ bool copy(int from, int to) {
     const ssize_t n = ::read(from, buffer.data(), buffer.size());
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return n == 0;
-    for (ssize_t done = 0; done < n;) {
-      const ssize_t written = ::write(to, buffer.data() + done, static_cast<std::size_t>(n - done));
-      if (written < 0 && errno != EINTR) return false;
-      if (written > 0) done += written;
-    }
+    if (!write_all(to, {buffer.data(), static_cast<std::size_t>(n)})) return false;
   }
 }
 

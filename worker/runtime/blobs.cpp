@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/files/write_all.h"
 #include "worker/runtime/near_blob.h"
 #include "worker/runtime/transfers.h"
 
@@ -143,12 +144,7 @@ void Blobs::got(const std::shared_ptr<Get>& get, const wire::BlobGetReply& reply
     get->asked = get->received;
     return pump(get);
   }
-  for (std::string_view rest = body; !rest.empty();) {
-    const ssize_t n = ::write(get->fd, rest.data(), rest.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return finish(get, tl::unexpected(disk_error("fetching blob " + to_string(get->digest).substr(0, 12))));
-    rest.remove_prefix(static_cast<std::size_t>(n));
-  }
+  if (!files::write_all(get->fd, body)) return finish(get, tl::unexpected(disk_error("fetching blob " + to_string(get->digest).substr(0, 12))));
   if (!is_brief_name(get->digest)) get->hash.add(body);
   get->received += body.size();
   if (body.size() != chunk_bytes_ && get->received < *get->total && get->ids.empty()) get->asked = get->received;
@@ -228,13 +224,7 @@ Result<Pinned> Blobs::take_in_bytes(std::string_view bytes, bool durable) {
   const BlobDigest digest = hash.finish();
   const std::string temporary = folder_ + "/tmp-" + std::to_string(next_temporary_++);
   const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0400);
-  bool written = fd >= 0;
-  for (std::string_view rest = bytes; written && !rest.empty();) {
-    const ssize_t n = ::write(fd, rest.data(), rest.size());
-    if (n < 0 && errno == EINTR) continue;
-    written = n > 0;
-    if (written) rest.remove_prefix(static_cast<std::size_t>(n));
-  }
+  bool written = fd >= 0 && files::write_all(fd, bytes);
   if (written && durable) written = ::fsync(fd) == 0;
   if (written) written = ::rename(temporary.c_str(), path_of(digest).c_str()) == 0;
   if (written && durable) sync_path(folder_);

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "common/files/write_all.h"
 #include "common/log.h"
 #include "common/wire/codec.h"
 #include "worker/runtime/sha256.h"
@@ -61,13 +62,7 @@ Result<void> write_durably(const std::string& folder, const std::string& path, c
   const std::string temporary = path + ".tmp";
   const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return broken(fd);
-  for (std::string_view rest = bytes; !rest.empty();) {
-    const ssize_t n = ::write(fd, rest.data(), rest.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return broken(fd);
-    rest.remove_prefix(static_cast<std::size_t>(n));
-  }
-  if (::fsync(fd) != 0) return broken(fd);
+  if (!files::write_all(fd, bytes) || ::fsync(fd) != 0) return broken(fd);
   ::close(fd);
   if (::rename(temporary.c_str(), path.c_str()) != 0) return broken(-1);
   const int directory = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "common/files/write_all.h"
 #include "worker/runtime/sha256.h"
 
 namespace gq::worker {
@@ -25,16 +26,6 @@ struct File {
 };
 
 Error not_here(const std::string& what) { return {Errc::not_found, what, "it is fetched from the broker then"}; }
-
-bool write_all(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::write(fd, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return false;
-    bytes.remove_prefix(static_cast<std::size_t>(n));
-  }
-  return true;
-}
 
 }  // namespace
 
@@ -64,7 +55,7 @@ Result<void> take_near_blob(const std::string& source, const std::string& target
     const std::string_view piece(buffer.data(), static_cast<std::size_t>(n));
     if (!is_brief_name(digest)) hash.add(piece);
     seen += piece.size();
-    if (!write_all(to.fd, piece)) return give_up(disk_error());
+    if (!files::write_all(to.fd, piece)) return give_up(disk_error());
   }
   if (seen != total || (!is_brief_name(digest) && hash.finish() != digest)) return give_up(not_here(source + " has other content here"));
   return {};
