@@ -12,6 +12,8 @@
 
 namespace gq::core {
 
+inline std::int64_t micros(Instant t) { return t.time_since_epoch().count(); }
+
 /// "As if these had left": what a preemption plan asks, of one device. The same constraints then speak of the place without them.
 struct Core::Without {
   std::vector<Index> holds;    ///< attempts

@@ -1,15 +1,12 @@
 // blobs.cpp - who names what, how full it is, and handing the file work to the one thread that may block.
 #include "broker/store/blobs.h"
 
-#include <condition_variable>
 #include <cstdio>
-#include <deque>
-#include <mutex>
-#include <thread>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "broker/store/blob_files.h"
+#include "broker/store/work_thread.h"
 #include "common/net/asio.h"
 
 namespace gq::store {
@@ -18,47 +15,6 @@ namespace {
 
 constexpr std::size_t kRemovedAtOnce = 256, kBriefRemovedAtOnce = 4096;   // by one collect()
 constexpr Duration kLookAtAll = 60s;                                       // in between only brief ones are looked at
-
-/// Work in call order on one thread.
-class WorkThread {
- public:
-  WorkThread() : thread_([this] { run(); }) {}
-  ~WorkThread() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_one();
-    thread_.join();
-  }
-  void add(std::function<void()> work) {
-    {
-      const std::lock_guard lock(mutex_);
-      queue_.push_back(std::move(work));
-    }
-    wake_.notify_one();
-  }
-
- private:
-  void run() {
-    for (;;) {
-      std::function<void()> work;
-      {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-        if (stopping_) return;
-        work = std::move(queue_.front());
-        queue_.pop_front();
-      }
-      work();
-    }
-  }
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<std::function<void()>> queue_;
-  bool stopping_{};
-  std::thread thread_;
-};
 
 std::string in_words(std::uint64_t bytes) {
   char text[40];

@@ -19,20 +19,19 @@ void Jobs::submit(const std::shared_ptr<Batch>& batch, std::vector<PreparedPtr> 
     Watched& watched = watched_[item->item.id];
     watched.submitting = watched.watching = true;
     watched.undurable = item->item.durability == 1;
-    item->uploads_left = item->uploads.size();
-    if (item->uploads_left == 0) {
-      coalescer_.add(std::move(item));
-      continue;
-    }
-    const PreparedPtr held = item;
-    for (const BlobSourcePtr& source : held->uploads) {
-      transfers_.upload(source, [this, held](Result<void> done) {
-        if (held->batch->done) return;
-        if (!done) return settle(*held, refusal(to_string(held->item.id), done.error()));
-        if (--held->uploads_left == 0) coalescer_.add(held);
-      }, held->item.durability == 1);
-    }
+    upload_then_queue(item);
   }
+}
+
+void Jobs::upload_then_queue(const PreparedPtr& item) {
+  item->uploads_left = item->uploads.size();
+  if (item->uploads_left == 0) return coalescer_.add(item);
+  for (const BlobSourcePtr& source : item->uploads)
+    transfers_.upload(source, [this, item](Result<void> done) {
+      if (item->batch->done) return;
+      if (!done) return settle(*item, refusal(to_string(item->item.id), done.error()));
+      if (--item->uploads_left == 0) coalescer_.add(item);
+    }, item->item.durability == 1);
 }
 
 void Jobs::expect(const JobId& job) { watched_[job].watching = true; }
@@ -96,13 +95,7 @@ bool Jobs::try_again(const PreparedPtr& item, const Error& why) {
     return true;
   }
   if (why.code == Errc::unknown_blob && !item->uploads.empty() && item->sends <= 3) {
-    item->uploads_left = item->uploads.size();
-    for (const BlobSourcePtr& source : item->uploads)
-      transfers_.upload(source, [this, item](Result<void> done) {
-        if (item->batch->done) return;
-        if (!done) return settle(*item, refusal(to_string(item->item.id), done.error()));
-        if (--item->uploads_left == 0) coalescer_.add(item);
-      }, item->item.durability == 1);
+    upload_then_queue(item);
     return true;
   }
   return false;

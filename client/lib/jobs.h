@@ -59,6 +59,7 @@ class Jobs {
   };
   struct Unread { JobId job; std::size_t left{}; };
 
+  void upload_then_queue(const PreparedPtr& item);
   void send_submit(std::vector<PreparedPtr> items);
   void submit_answered(const std::vector<PreparedPtr>& items, Result<Answer>&& answer);
   void settle(Prepared& item, const wire::SubmittedItem& answer);

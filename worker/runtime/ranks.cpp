@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -58,6 +59,67 @@ int end_like(std::size_t rank, int status) {
   return 128 + signal;
 }
 
+void tell(const std::vector<Rank>& ranks, int signal) {
+  for (const Rank& rank : ranks)
+    if (rank.running) ::kill(rank.pid, signal);
+}
+
+bool start(std::vector<Rank>& ranks, char** argv, const sigset_t& mask) {
+  const std::string world = std::to_string(ranks.size()), port = free_port();
+  ::setenv("WORLD_SIZE", world.c_str(), 1);
+  ::setenv("LOCAL_WORLD_SIZE", world.c_str(), 1);
+  ::setenv("GROUP_RANK", "0", 1);
+  ::setenv("MASTER_ADDR", "127.0.0.1", 1);
+  ::setenv("MASTER_PORT", port.c_str(), 1);
+  const char* progress = std::getenv("GPUQ_PROGRESS_FD");
+  const int progress_fd = progress == nullptr ? -1 : std::atoi(progress);
+  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+    const std::string text = std::to_string(rank);
+    ::setenv("RANK", text.c_str(), 1);
+    ::setenv("LOCAL_RANK", text.c_str(), 1);
+    if (rank == 1) ::unsetenv("GPUQ_PROGRESS_FD");
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      sigprocmask(SIG_SETMASK, &mask, nullptr);
+      if (rank > 0 && progress_fd >= 0) ::close(progress_fd);
+      ::execvp(argv[0], argv);
+      std::fprintf(stderr, "[gpuq] cannot run %s: %s\n", argv[0], std::strerror(errno));
+      ::_exit(errno == ENOENT ? 127 : 126);
+    }
+    if (pid < 0) {
+      std::fprintf(stderr, "[gpuq] cannot start rank %zu: %s\n", rank, std::strerror(errno));
+      tell(ranks, SIGKILL);
+      return false;
+    }
+    ranks[rank] = {pid, 0, true};
+  }
+  return true;
+}
+
+/// Until all have ended; which one failed first, or their number. The others would wait for it for ever: they are told.
+std::size_t wait_for(std::vector<Rank>& ranks, const sigset_t& watched) {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point deadline{};
+  std::size_t running = ranks.size(), first_failed = ranks.size();
+  while (running > 0) {
+    const timespec tick{0, 200'000'000};
+    sigtimedwait(&watched, nullptr, &tick);
+    int status = 0;
+    for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+      const auto ended = std::find_if(ranks.begin(), ranks.end(), [&](const Rank& rank) { return rank.running && rank.pid == pid; });
+      if (ended == ranks.end()) continue;
+      *ended = {pid, status, false};
+      --running;
+      if (!failed(status) || first_failed != ranks.size()) continue;
+      first_failed = static_cast<std::size_t>(ended - ranks.begin());
+      deadline = Clock::now() + kPatience;
+      tell(ranks, SIGTERM);
+    }
+    if (first_failed != ranks.size() && Clock::now() >= deadline) tell(ranks, SIGKILL);
+  }
+  return first_failed;
+}
+
 }  // namespace
 
 std::vector<std::string> ranked(const std::vector<std::string>& argv, std::size_t ranks) {
@@ -67,8 +129,8 @@ std::vector<std::string> ranked(const std::vector<std::string>& argv, std::size_
 }
 
 int ranks_main(int argc, char** argv) {
-  const auto ranks_asked = argc > 4 ? std::strtoul(argv[2], nullptr, 10) : 0UL;
-  if (ranks_asked == 0 || ranks_asked > kRanksMax || std::strcmp(argv[3], "--") != 0) {
+  const auto asked = argc > 4 ? std::strtoul(argv[2], nullptr, 10) : 0UL;
+  if (asked == 0 || asked > kRanksMax || std::strcmp(argv[3], "--") != 0) {
     std::fprintf(stderr, "error[USAGE]: gpuq-worker --ranks N -- PROGRAM ARGS, N at most %zu\n", kRanksMax);
     return 2;
   }
@@ -79,66 +141,12 @@ int ranks_main(int argc, char** argv) {
   sigaddset(&watched, SIGTERM);
   sigprocmask(SIG_BLOCK, &watched, &before);
 
-  const std::string world = std::to_string(ranks_asked), port = free_port();
-  ::setenv("WORLD_SIZE", world.c_str(), 1);
-  ::setenv("LOCAL_WORLD_SIZE", world.c_str(), 1);
-  ::setenv("GROUP_RANK", "0", 1);
-  ::setenv("MASTER_ADDR", "127.0.0.1", 1);
-  ::setenv("MASTER_PORT", port.c_str(), 1);
-  const char* progress = std::getenv("GPUQ_PROGRESS_FD");
-  const int progress_fd = progress == nullptr ? -1 : std::atoi(progress);
-
-  std::vector<Rank> ranks(ranks_asked);
-  std::size_t running = 0, first_failed = ranks.size();
-  for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-    const std::string text = std::to_string(rank);
-    ::setenv("RANK", text.c_str(), 1);
-    ::setenv("LOCAL_RANK", text.c_str(), 1);
-    if (rank == 1) ::unsetenv("GPUQ_PROGRESS_FD");
-    const pid_t pid = ::fork();
-    if (pid == 0) {
-      sigprocmask(SIG_SETMASK, &before, nullptr);
-      if (rank > 0 && progress_fd >= 0) ::close(progress_fd);
-      ::execvp(argv[4], argv + 4);
-      std::fprintf(stderr, "[gpuq] cannot run %s: %s\n", argv[4], std::strerror(errno));
-      ::_exit(errno == ENOENT ? 127 : 126);
-    }
-    if (pid < 0) {
-      std::fprintf(stderr, "[gpuq] cannot start rank %zu: %s\n", rank, std::strerror(errno));
-      for (const Rank& started : ranks)
-        if (started.running) ::kill(started.pid, SIGKILL);
-      return 126;
-    }
-    ranks[rank] = {pid, 0, true};
-    ++running;
-  }
-
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point deadline{};
-  while (running > 0) {
-    const timespec tick{0, 200'000'000};
-    sigtimedwait(&watched, nullptr, &tick);
-    int status = 0;
-    for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;)
-      for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
-        if (ranks[rank].pid != pid || !ranks[rank].running) continue;
-        ranks[rank].running = false;
-        ranks[rank].status = status;
-        --running;
-        if (!failed(status) || first_failed != ranks.size()) continue;
-        first_failed = rank;
-        deadline = Clock::now() + kPatience;
-        for (const Rank& other : ranks)   // they would wait for this one for ever
-          if (other.running) ::kill(other.pid, SIGTERM);
-      }
-    if (first_failed != ranks.size() && Clock::now() >= deadline)
-      for (const Rank& other : ranks)
-        if (other.running) ::kill(other.pid, SIGKILL);
-  }
+  std::vector<Rank> ranks(asked);
+  if (!start(ranks, argv + 4, before)) return 126;
+  const std::size_t first_failed = wait_for(ranks, watched);
   if (first_failed != ranks.size()) return end_like(first_failed, ranks[first_failed].status);
-  for (const Rank& rank : ranks)
-    if (WEXITSTATUS(rank.status) == kYielded) return kYielded;
-  return 0;
+  const bool yielded = std::any_of(ranks.begin(), ranks.end(), [](const Rank& rank) { return WEXITSTATUS(rank.status) == kYielded; });
+  return yielded ? kYielded : 0;
 }
 
 }  // namespace gq::worker
