@@ -152,6 +152,9 @@ std::string prometheus_text(const BrokerFigures& f, const gq::store::BlobStatist
   text.single("gpuq_core_memory_bytes", "gauge", "Heap of the scheduler, by its own count.", number(f.core_bytes));
   text.single("gpuq_blob_bytes", "gauge", "Whole blobs stored.", number(blobs.bytes));
   text.single("gpuq_blobs", "gauge", "Whole blobs stored.", number(blobs.blobs));
+  text.family("gpuq_blob_transferred_bytes_total", "counter", "Content of blobs that came or went; a file that a worker copied by itself did not go.");
+  text.sample(number(blobs.bytes_in), {{"direction", "in"}});
+  text.sample(number(blobs.bytes_out), {{"direction", "out"}});
   text.single("gpuq_blob_quota_bytes", "gauge", "Most bytes the blob store takes.", number(blobs.quota_bytes));
   return text.take();
 }

@@ -39,6 +39,7 @@ class FakeBroker {
   std::string endpoint() const { return endpoint_; }
   void script(Script script) { const std::lock_guard lock(mutex_); script_ = std::move(script); }
   void set_term(Term term) { term_ = term; }
+  void set_near_folder(std::string folder) { near_folder_ = std::move(folder); }   ///< before a client comes
 
   /// As if it had been killed and started again on the same port.
   void restart() {
@@ -123,7 +124,7 @@ class FakeBroker {
     const std::uint64_t id = heard.header.id;
     if (std::holds_alternative<wire::ClientHello>(heard.message)) {
       wire::ClientWelcome welcome;
-      welcome.term = term_, welcome.beat_ms = 100, welcome.blob_chunk_bytes = 4096, welcome.protocol = 1;
+      welcome.term = term_, welcome.beat_ms = 100, welcome.blob_chunk_bytes = 4096, welcome.protocol = 1, welcome.near = near_folder_;
       say(heard.peer, welcome, id);
     } else if (const auto* beat = std::get_if<wire::Beat>(&heard.message)) {
       say(heard.peer, wire::BeatReply{beat->sent_us, term_}, id);
@@ -136,7 +137,7 @@ class FakeBroker {
     }
   }
 
-  std::string wanted_, endpoint_;
+  std::string wanted_, endpoint_, near_folder_;
   net::Context context_;
   std::unique_ptr<asio::io_context> io_;
   std::optional<asio::executor_work_guard<asio::io_context::executor_type>> keep_;

@@ -1,8 +1,10 @@
 // client_conversation.cpp - libgpuq against a scripted broker in this process: real sockets, real codec, every answer ours.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <condition_variable>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -271,6 +273,53 @@ TEST(ClientConversation, a_large_part_is_uploaded_first_and_once_and_goes_on_whe
   EXPECT_LT(submits[0].items[0].payload_bytes, 1000U);
   EXPECT_TRUE(client.submit(spec).ok);
   EXPECT_EQ(store->chunks_seen(), 25) << "known content is not sent again";
+}
+
+TEST(ClientConversation, a_large_part_of_a_job_in_memory_is_handed_over_as_a_file_or_else_sent) {
+  char folder[] = "/tmp/gpuq-near-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  FakeBroker broker;
+  broker.set_near_folder(folder);
+  auto store = std::make_shared<BlobScript>();
+  auto taken = std::make_shared<std::vector<std::string>>();
+  std::atomic<bool> takes{true};
+  broker.script([&, store, taken](FakeBroker& b, const Heard& heard) {
+    const auto* put = std::get_if<wire::BlobPut>(&heard.message);
+    if (put == nullptr || put->near.empty()) return (*store)(b, heard);
+    const std::string path = std::string(folder) + "/" + put->near;
+    std::ifstream in(path, std::ios::binary);
+    taken->emplace_back(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+    if (takes) b.say(heard.peer, wire::BlobPutReply{put->blob, put->total, true}, heard.header.id);
+    else b.say(heard.peer, wire::Failure{"NOT_FOUND", "no such file", ""}, heard.header.id);
+    if (takes) ::unlink(path.c_str());
+    return true;
+  });
+  gpuq::Client client(options_for(broker.endpoint()));
+  gpuq::JobSpec spec = echo();
+  spec.durability = "none";
+  spec.parts.emplace_back();
+  spec.parts[0].name = "image";
+  spec.parts[0].bytes = std::string(300'000, 'n');
+  EXPECT_TRUE(client.submit(spec).ok);
+  EXPECT_EQ(*taken, std::vector<std::string>{spec.parts[0].bytes});
+  EXPECT_EQ(store->chunks_seen(), 0);
+  const auto puts = broker.all<wire::BlobPut>();
+  ASSERT_EQ(puts.size(), 1U);
+  EXPECT_TRUE(puts[0].brief && is_brief_name(puts[0].blob));
+  EXPECT_EQ(broker.all<wire::Submit>().at(0).items.at(0).blobs, std::vector<BlobDigest>{puts[0].blob});
+
+  takes = false;   // it does not find the file: that folder is another one here
+  EXPECT_TRUE(client.submit(spec).ok);
+  EXPECT_EQ(taken->size(), 2U);
+  EXPECT_EQ(store->chunks_seen(), 74) << "300,000 bytes in chunks of 4096";
+  EXPECT_EQ(store->stored(broker.all<wire::Submit>().at(1).items.at(0).blobs.at(0)), spec.parts[0].bytes);
+  EXPECT_TRUE(std::filesystem::is_empty(folder)) << "nothing is left behind";
+  EXPECT_TRUE(client.submit(spec).ok);
+  EXPECT_EQ(taken->size(), 2U) << "not tried again on this link";
+  spec.durability.clear();
+  EXPECT_TRUE(client.submit(spec).ok);
+  EXPECT_EQ(broker.all<wire::Submit>().at(3).items.at(0).blobs.at(0), client::sha256(spec.parts[0].bytes)) << "what is kept has a digest";
+  std::filesystem::remove_all(folder);
 }
 
 TEST(ClientConversation, an_upload_survives_a_dropped_connection) {

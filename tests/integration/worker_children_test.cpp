@@ -1,6 +1,8 @@
 // worker_children_test.cpp - the supervisor and children that answer, crash, hang, lie and die: jobs are told apart, the worker lives on.
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "tests/integration/worker_story.h"
 
 namespace gq::test {
@@ -72,6 +74,31 @@ TEST_F(WorkerChildren, a_large_result_becomes_a_blob_and_a_large_input_arrives_a
   ASSERT_EQ(end.state, JobState::succeeded) << end.what;
   EXPECT_EQ(end.parts.at("big"), std::string(300'000, 'B'));
   EXPECT_EQ(end.parts.at("image") == large, true);
+}
+
+TEST_F(WorkerChildren, an_input_that_has_a_name_and_no_digest_leaves_with_its_job) {
+  start_worker();
+  const std::string large(500'000, 'n');
+  BlobDigest name;
+  std::copy(kBriefName.begin(), kBriefName.end(), name.bytes.begin());
+  name.bytes[31] = 1;
+  EXPECT_EQ(client->ask<wire::Failure>(wire::BlobPut{name, large.size(), 0}).code, "BAD_MESSAGE") << "it could not be kept";
+  auto reply = client->ask<wire::BlobPutReply>(wire::BlobPut{name, large.size(), 0, true});
+  while (!reply.complete) reply = client->ask<wire::BlobPutReply>(wire::BlobPut{name, large.size(), reply.next, true}, std::string_view(large).substr(reply.next, 256U << 10U));
+  auto item = job("infer");
+  item.model = "yolo";
+  item.blobs = {name};
+  item.durability = 1;
+  wire::JobBody body;
+  body.parts.push_back({"image", "image/png", "", name, large.size(), ""});
+  const Final end = final_of(submit(item, body));
+  ASSERT_EQ(end.state, JobState::succeeded) << end.what;
+  EXPECT_TRUE(end.parts.at("image") == large);
+  loop.until([&] { return !std::filesystem::exists(scratch() + "/cache/" + to_string(name)); }, "the worker's copy to be gone");
+  auto kept = job("infer");
+  kept.model = "yolo";
+  kept.blobs = {name};
+  EXPECT_EQ(client->answer<wire::Submitted>(client->say_submit({kept})).items.at(0).code, "UNKNOWN_BLOB") << "a durable job may not name it";
 }
 
 TEST_F(WorkerChildren, a_crash_is_the_running_jobs_own_loss_and_three_of_them_quarantine_it) {

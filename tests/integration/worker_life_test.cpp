@@ -158,6 +158,7 @@ TEST_F(WorkerLife, the_blob_of_a_broker_on_this_machine_is_copied_from_its_file)
     return done.parts.contains("gpuq-log.txt") ? done.parts.at("gpuq-log.txt") : done.what;
   };
   EXPECT_EQ(run(), "700000\n");
+  EXPECT_NE(http_get(broker.http, "/metrics").find("gpuq_blob_transferred_bytes_total{direction=\"out\"} 0\n"), std::string::npos) << "no byte of it went through the socket";
   const std::string cached = scratch() + "/cache/" + to_string(blob);
   ASSERT_TRUE(std::filesystem::exists(cached));
   EXPECT_FALSE(std::filesystem::equivalent(cached, reply.path)) << "jobs never see the broker's own file";

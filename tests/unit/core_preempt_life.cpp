@@ -154,6 +154,22 @@ TEST_F(Preemption, that_cannot_come_true_any_more_is_given_up_at_once) {
   EXPECT_EQ(state(submitted(synthesis(9, {4000}))), JobState::running);
 }
 
+TEST_F(Preemption, that_cannot_come_true_any_more_is_soon_planned_elsewhere) {
+  const PeerId v = gpu_worker("v", {.devices = {gpu("GPU-9")}});
+  const JobId other = running(v, train(3, {9500}));
+  ask();
+  const Jobs first = asked_now();
+  ASSERT_EQ(first.size(), 1U);
+  const bool here = first.front() == victim;
+  DeviceReport grown = gpu(here ? "GPU-7" : "GPU-9");
+  grown.used = {5000};
+  forget_effects();
+  say(WorkerBeat{here ? w : v, UINT64_MAX, {grant(here ? victim : other)}, {grown}});
+  EXPECT_EQ(asked_now(), Jobs{});
+  after(100ms);
+  EXPECT_EQ(asked_now(), Jobs{here ? other : victim}) << "not a whole second later";
+}
+
 TEST_F(Preemption, is_repeated_in_heartbeats_and_after_a_restart_until_the_job_has_left) {
   ask();
   const Grant g = grant(victim);
