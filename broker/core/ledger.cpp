@@ -127,9 +127,7 @@ bool Core::State::has_model(Index device, Index version) const {
 }
 
 Mib Core::State::model_size(Index version, Index device) const {
-  const Mib own = versions[version].record.budget;
-  const Mib size = own.value > 0 ? own : kKinds[*kind_index("infer")].default_budget;
-  return std::min(size, devices[device].capacity);
+  return std::min(model_base(version), devices[device].capacity);
 }
 
 /// `loads` > 0: this attempt brings the model in. A kept attempt of a model that no lane speaks for is loading it, too.

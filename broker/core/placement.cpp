@@ -4,6 +4,11 @@
 #include <algorithm>
 
 namespace gq::core {
+namespace {
+
+constexpr Mib kWeightsInDefault{64};   // a kind's default budget has room for so much of them
+
+}  // namespace
 
 Index Core::State::resolved(const Shape& shape) const {
   if (!uses_model(shape)) return kNone;
@@ -18,13 +23,21 @@ Index Core::State::resolved(const Shape& shape) const {
   return shape.version;
 }
 
+/// What a model asks for that was pushed without a budget: room to work, and its weights where they are more than a little of that.
+Mib Core::State::model_base(Index version) const {
+  const ModelRecord& record = versions[version].record;
+  if (record.budget.value > 0) return record.budget;
+  const auto file = static_cast<std::int64_t>(record.bytes >> 20U);
+  return {kKinds[*kind_index("infer")].default_budget.value + std::max<std::int64_t>(0, file - kWeightsInDefault.value)};
+}
+
 /// What the job asks for at least, before a default is clamped to the card. What it names itself is what it gets.
 Mib Core::State::budget_base(const Shape& shape) const {
   const Needs& needs = shape.needs;
   if (needs.budget_min.value > 0) return needs.budget_min;
   Mib base = kKinds[needs.kind].default_budget;
-  if (const Index version = resolved(shape); version != kNone && versions[version].record.budget.value > 0) {
-    base = versions[version].record.budget;
+  if (const Index version = resolved(shape); version != kNone) {
+    base = model_base(version);
   } else if (const Mib most = config.policy.of(needs.job_class).budget; most.value > 0 && !uses_model(shape)) {
     base = std::min(base, most);
   }

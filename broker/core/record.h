@@ -91,7 +91,7 @@ struct ModelRecord {
   BlobDigest blob;
   std::uint64_t bytes{};
   std::string runtime;        ///< "torchscript" | "gpuq-detector" | "python"
-  Mib budget{};               ///< device memory to keep it loaded, context included; 0 = the kind's default
+  Mib budget{};               ///< device memory to keep it loaded, context included; 0 = the kind's default and what its file has beyond 64 MiB
   std::string metadata;       ///< JSON shown to people; class names and the like
   WallTime pushed{};
   std::string owner;

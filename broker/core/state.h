@@ -366,6 +366,7 @@ struct Core::State {
   [[nodiscard]] std::int64_t room_for(const Shape& shape, Index index, Index device, const Without* without = nullptr) const;
   [[nodiscard]] bool class_may_start(JobClass c) const;
   [[nodiscard]] bool may_start(const Shape& shape) const { return class_may_start(shape.needs.job_class) && tenant_may_start(shape.tenant); }
+  [[nodiscard]] Mib model_base(Index version) const;
   [[nodiscard]] Mib budget_base(const Shape& shape) const;
   [[nodiscard]] Mib budget_min(const Shape& shape, const Device& device) const;
   [[nodiscard]] Mib budget_max(const Shape& shape, const Device& device) const;

@@ -1,6 +1,8 @@
 // http.cpp - Beast, kept in this one file.
 #include "broker/shell/http.h"
 
+#include <chrono>
+
 #include "common/net/asio.h"
 #include "common/net/tcp_listener.h"
 

@@ -32,15 +32,21 @@ namespace fs = std::filesystem;
 
 Finding good(std::string name, std::string what) { return {std::move(name), Finding::ok, std::move(what), "", ""}; }
 
-std::string first_line_of(const std::string& command) {
+std::vector<std::string> lines_of(const std::string& command) {
   std::array<char, 512> buffer{};
   FILE* pipe = ::popen(command.c_str(), "re");
   if (pipe == nullptr) return {};
-  const char* got = std::fgets(buffer.data(), static_cast<int>(buffer.size()), pipe);
-  std::string line = got == nullptr ? "" : got;
+  std::vector<std::string> lines;
+  while (std::fgets(buffer.data(), static_cast<int>(buffer.size()), pipe) != nullptr) {
+    std::string& line = lines.emplace_back(buffer.data());
+    while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
+  }
   ::pclose(pipe);
-  while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
-  return line;
+  return lines;
+}
+std::string first_line_of(const std::string& command) {
+  const auto lines = lines_of(command);
+  return lines.empty() ? std::string() : lines[0];
 }
 
 Finding redis_server() {
@@ -73,10 +79,26 @@ void torch(std::vector<Finding>& out) {
   else out.push_back({"libtorch", Finding::red, "gpuq-modelhost cannot load:" + missing, "detect, infer and training fail on this machine", "./dev build, or put LibTorch's lib folder into LD_LIBRARY_PATH"});
 }
 
-Finding devices() {
-  const char* library = std::getenv("GPUQ_NVML_LIBRARY");
+/// Of a machine with a card: whether the executors can use it. The card alone is not enough, they need their plug-in and CUDA's libraries.
+void cuda(std::vector<Finding>& out) {
+  const std::string host = find_program("gpuq-modelhost");
+  if (host.empty()) return;
+  const auto said = lines_of("'" + host + "' --which 2>&1");
+  if (!said.empty() && said[0].starts_with("cuda ")) return out.push_back(good("cuda", "gpuq-modelhost uses " + said[0].substr(5)));
+  const auto why = std::find_if(said.begin(), said.end(), [](const std::string& line) { return line.starts_with("no CUDA: "); });
+  out.push_back({"cuda", Finding::red, "gpuq-modelhost cannot use the card: " + (why != said.end() ? why->substr(9) : said.empty() ? "it says nothing" : said[0]),
+                 "detect, infer and train.detector fail on it", "GPUQ_CUDA=1 ./dev build   (it fetches CUDA's compiler and libraries); gpuq-worker --devices cpu goes on without"});
+}
+
+/// How many cards the driver shows, 0 with what is wrong in `out`.
+unsigned devices(std::vector<Finding>& out) {
+  const auto none = [&](Finding finding) {
+    out.push_back(std::move(finding));
+    return 0U;
+  };
+  const char* library = std::getenv("GPUQ_NVML");
   void* nvml = ::dlopen(library != nullptr ? library : "libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (nvml == nullptr) return {"nvml", Finding::warn, "no NVIDIA driver (libnvidia-ml.so.1 does not load)", "this machine works on its CPU", "nothing to do without a card; with one: install the driver, check with nvidia-smi"};
+  if (nvml == nullptr) return none({"nvml", Finding::warn, "no NVIDIA driver (libnvidia-ml.so.1 does not load)", "this machine works on its CPU", "nothing to do without a card; with one: install the driver, check with nvidia-smi"});
   using Init = int (*)();
   using Count = int (*)(unsigned*);
   const auto init = reinterpret_cast<Init>(::dlsym(nvml, "nvmlInit_v2"));
@@ -86,12 +108,13 @@ Finding devices() {
   const int code = init == nullptr ? -1 : init();
   if (code != 0 || count == nullptr || count(&devices_found) != 0) {
     ::dlclose(nvml);
-    return {"nvml", Finding::red, "the NVIDIA driver is installed but does not answer (NVML code " + std::to_string(code) + ")", "no device of this machine can be used", "nvidia-smi says why; often the driver was updated: reboot, or in a container start it with --gpus all"};
+    return none({"nvml", Finding::red, "the NVIDIA driver is installed but does not answer (NVML code " + std::to_string(code) + ")", "no device of this machine can be used", "nvidia-smi says why; often the driver was updated: reboot, or in a container start it with --gpus all"});
   }
   if (shutdown != nullptr) shutdown();
   ::dlclose(nvml);
-  if (devices_found == 0) return {"nvml", Finding::warn, "the driver works but shows no device", "this machine works on its CPU", "check NVIDIA_VISIBLE_DEVICES and the container's --gpus"};
-  return good("nvml", std::to_string(devices_found) + (devices_found == 1 ? " device" : " devices"));
+  if (devices_found == 0) return none({"nvml", Finding::warn, "the driver works but shows no device", "this machine works on its CPU", "check NVIDIA_VISIBLE_DEVICES and the container's --gpus"});
+  out.push_back(good("nvml", std::to_string(devices_found) + (devices_found == 1 ? " device" : " devices")));
+  return devices_found;
 }
 
 void keys(Cli& cli, std::vector<Finding>& out, bool& have_access) {
@@ -217,7 +240,7 @@ std::vector<Finding> examine(Cli& cli, const std::string& dir, bool quick) {
   out.push_back(redis_server());
   programs(out);
   torch(out);
-  out.push_back(devices());
+  if (devices(out) > 0) cuda(out);
   bool have_access = false;
   keys(cli, out, have_access);
   if (have_access && !quick) broker(cli, out);

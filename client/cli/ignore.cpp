@@ -1,5 +1,7 @@
 #include "client/cli/ignore.h"
 
+#include <algorithm>
+
 namespace gq::cli {
 namespace {
 

@@ -226,7 +226,7 @@ int run_list(Cli& cli) {
 std::vector<std::pair<std::string, std::string>> facts_of(gpuq::Client& client, const gpuq::Model& m) {
   std::vector<std::pair<std::string, std::string>> out{
       {"version", m.version}, {"promoted", m.promoted ? "yes, since " + stamp(m.promoted_ms) : m.promoted_ms != 0 ? "no; was, " + stamp(m.promoted_ms) : "no"}, {"runtime", m.runtime},
-      {"size", bytes_text(m.bytes)}, {"vram", m.budget_mib == 0 ? "the kind's" : mib(m.budget_mib)}, {"pushed", stamp(m.pushed_ms) + " by " + m.owner}, {"content", m.blob}};
+      {"size", bytes_text(m.bytes)}, {"vram", m.budget_mib == 0 ? "1 GiB and its weights" : mib(m.budget_mib)}, {"pushed", stamp(m.pushed_ms) + " by " + m.owner}, {"content", m.blob}};
   std::string where;
   for (const gpuq::WorkerStatus& worker : client.workers())
     for (const gpuq::DeviceStatus& device : worker.devices)
@@ -301,7 +301,7 @@ void add_models(CLI::App& app, Cli& cli) {
   push->add_option("path", a->path, "the file, or a folder with model.toml")->option_text("PATH");
   push->add_option("--from", a->from, "the job that made it")->option_text("JOB");
   push->add_option("--part", a->part, "which part of its result (model)")->option_text("NAME");
-  push->add_option("--vram", a->vram, "what it needs on a device, contexts of all its instances included")->option_text("SIZE");
+  push->add_option("--vram", a->vram, "what it needs on a device, contexts of all its instances included (1 GiB, and the file's size beyond 64 MiB)")->option_text("SIZE");
   push->add_flag("--no-promote", a->no_promote, "register it only; NAME goes on to mean what it means");
   const auto warming = [&](CLI::App* c) {
     c->add_flag("--no-warm", a->no_warm, "promote it without loading it first");

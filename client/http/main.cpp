@@ -1,4 +1,5 @@
 // main.cpp - gpuq-http: jobs by plain HTTP, for whoever has curl and no client library.
+#include <algorithm>
 #include <csignal>
 #include <unistd.h>
 

@@ -2,6 +2,7 @@
 #include "client/http/routes.h"
 
 #include <algorithm>
+#include <exception>
 #include <limits>
 #include <nlohmann/json.hpp>
 

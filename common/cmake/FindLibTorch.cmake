@@ -60,8 +60,12 @@ if(LibTorch_FOUND)
     target_link_options(LibTorch::cpu INTERFACE LINKER:--allow-shlib-undefined)
   endif()
   set(_cu ${LIBTORCH_ROOT}/../nvidia/cu13)
+  set(_nvcc_include "")
+  if(CMAKE_CUDA_COMPILER)
+    get_filename_component(_nvcc_include ${CMAKE_CUDA_COMPILER}/../../include ABSOLUTE)   # the compiler's own folder goes with it
+  endif()
   find_path(_lt_cuda_include crt/host_config.h NO_CACHE
-    HINTS ${_cu}/include ${CUDAToolkit_ROOT}/include $ENV{CUDA_HOME}/include /usr/local/cuda/include)
+    HINTS ${_nvcc_include} ${_cu}/include ${CUDAToolkit_ROOT}/include $ENV{CUDA_HOME}/include /usr/local/cuda/include)
   find_file(_lt_cudart NAMES libcudart.so.13 libcudart.so NO_CACHE
     HINTS ${_cu}/lib ${LIBTORCH_ROOT}/lib $ENV{CUDA_HOME}/lib64 /usr/local/cuda/lib64)
   if(_lt_torch_cuda AND _lt_c10_cuda AND _lt_cuda_include AND _lt_cudart AND NOT TARGET LibTorch::cuda)

@@ -119,6 +119,20 @@ class Jobs(UpStory):
         self.assert_error(self.gpuq("wait", job, "--timeout", "50ms"), 6, "TIMED_OUT")
         self.assert_ran(self.gpuq("cancel", job))
 
+    def test_doctor_says_that_a_card_which_the_executors_cannot_use_is_of_no_use(self):
+        pretend = BIN.parent / "tests/fake-nvml.so"
+        if not pretend.exists() or not (BIN / "gpuq-modelhost").exists():
+            return   # built without LibTorch
+        self.home.env.update(GPUQ_NVML=str(pretend))
+        try:
+            ran = self.gpuq("doctor", "--local", "-o", "jsonl")
+        finally:
+            del self.home.env["GPUQ_NVML"]
+        findings = {f["check"]: f for f in self.lines(ran)}
+        self.assertEqual((ran.returncode, findings["nvml"]["what"], findings["cuda"]["grade"]), (1, "2 devices", "red"), findings)
+        self.assertRegex(findings["cuda"]["what"], "gpuq-modelhost cannot use the card: .+")
+        self.assertIn("./dev build", findings["cuda"]["fix"])
+
     def test_doctor_finds_the_broker(self):
         findings = {f["check"]: f for f in self.lines(self.gpuq("doctor", "-o", "jsonl"))}
         for check in ("redis", "gpuq-broker", "gpuq-worker", "broker", "workers", "access", "keys"):

@@ -36,6 +36,11 @@ int nvmlShutdown(void) { return 0; }
 const char* nvmlErrorString(int code) { return code == 9 ? "Driver Not Loaded" : code == 15 ? "GPU is lost" : "Unknown Error"; }
 int nvmlDeviceGetCount_v2(unsigned* count) { *count = is("garbage") ? 4000000000u : 2; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device* d) { if (index > 1) return 2; *d = &cards[index]; return 0; }
+int nvmlDeviceGetHandleByUUID(const char* uuid, Device* d) {
+  for (int i = 0; i < 2; ++i)
+    if (strncmp(uuid, "GPU-0000000", 11) == 0 && uuid[11] == '0' + i) { *d = &cards[i]; return 0; }
+  return 6;
+}
 int nvmlDeviceGetUUID(Device d, char* out, unsigned n) {
   if (lost(d)) return 15;
   snprintf(out, n, "GPU-0000000%d-1111-2222-3333-444444444444", d->index);

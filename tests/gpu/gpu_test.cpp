@@ -1,7 +1,7 @@
 // gpu_test.cpp - detection and training on the card against the CPU, and the figures an operator needs: context, rates, fraction kept.
 //
 // One process has one backend (CUDA's hooks are looked up once), so the program runs itself twice: --half cpu leaves its answers in a
-// file, --half cuda compares with them.
+// file, --half cuda compares with them. `--half kernels x 0` runs our kernels alone: what compute-sanitizer can watch in seconds.
 #include <unistd.h>
 
 #include <chrono>
@@ -170,6 +170,24 @@ int cpu_half(const fs::path& work, int steps) {
   return failures == 0 ? 0 : 1;
 }
 
+/// What a modelhost does whose model was granted so much: the whole process stays within it, and a larger budget buys larger batches.
+void within_budgets(const Backend& cuda, const fs::path& work) {
+  for (const std::int64_t budget : {1024, 1536, 4096}) {
+    cuda.empty_cache();
+    cuda.limit_memory(budget);
+    auto model = Model::load({.name = "small@1", .path = (work / "cpu/out/detector.safetensors").string(), .runtime = {}, .metadata = {}}, cuda);
+    CHECK_THAT(static_cast<bool>(model), "%lld MiB: %s", static_cast<long long>(budget), model ? "" : model.failure().what.c_str());
+    if (!model) continue;
+    double images_s = 0;
+    detect_all(**model, images_s);
+    const std::int64_t held = cuda.process_mib();
+    std::printf("  budget %4lld MiB     batches of %2d (%d after work), %8.1f images/s, the process holds %lld MiB\n", static_cast<long long>(budget), (*model)->info().batch_max,
+                (*model)->cap(), images_s, static_cast<long long>(held));
+    CHECK_THAT(held <= budget, "the process as a whole stays within what was granted");
+  }
+  cuda.limit_memory(kBudgetMib);
+}
+
 int cuda_half(const fs::path& work, int steps) {
   std::vector<std::string> notes;
   auto backend = Backend::open({.kind = "cuda", .vram_mib = kBudgetMib, .threads = 0, .plugin = {}}, notes);
@@ -182,7 +200,9 @@ int cuda_half(const fs::path& work, int steps) {
   std::int64_t free = 0, total = 0;
   api.memory(&free, &total);
   std::printf("%s, %lld MiB\n", cuda.name().c_str(), static_cast<long long>(total));
-  std::printf("  context             %lld MiB (device total minus free, everything of this card)\n", static_cast<long long>(total - free));
+  std::printf("  context             %lld MiB by NVML, %lld MiB counted; all of this card: %lld MiB (total minus free)\n", static_cast<long long>(cuda.process_mib()),
+              static_cast<long long>(cuda.context_mib()), static_cast<long long>(total - free));
+  CHECK_THAT(cuda.context_mib() > 50 && cuda.context_mib() < 2048, "a context of that size is believable");
   const double want = memory_fraction(kBudgetMib, cuda.context_mib(), total);
   std::printf("  memory fraction     asked %.4f, kept %.4f\n", want, cuda.fraction());
   CHECK_THAT(std::fabs(want - cuda.fraction()) < 1e-3, "LibTorch keeps the fraction it was given");
@@ -204,6 +224,8 @@ int cuda_half(const fs::path& work, int steps) {
   std::printf("  card against CPU    %zu boxes on the card, %zu on the CPU, %zu the same (IoU 0.8, same class)\n", agreement.predicted, agreement.labelled, agreement.matched);
   CHECK_THAT(agreement.precision() > 0.9 && agreement.recall() > 0.9, "card and CPU agree");
 
+  within_budgets(cuda, work);
+
   const Rates rates = train(cuda, work, "cuda", steps);
   auto trained = Model::load({.name = "cuda@1", .path = (work / "cuda/out/detector.safetensors").string(), .runtime = {}, .metadata = {}}, cuda);
   CHECK_THAT(static_cast<bool>(trained), "%s", trained ? "" : trained.failure().what.c_str());
@@ -213,6 +235,19 @@ int cuda_half(const fs::path& work, int steps) {
   api.allocated(&now, &peak, &ooms);
   std::printf("  allocator           peak reserved %lld MiB of a budget of %lld MiB, out of memory %lld times\n", static_cast<long long>(peak), static_cast<long long>(kBudgetMib), static_cast<long long>(ooms));
   CHECK_THAT(peak <= kBudgetMib, "the budget holds");
+  return failures == 0 ? 0 : 1;
+}
+
+int kernels_only() {
+  std::vector<std::string> notes;
+  auto backend = Backend::open({.kind = "cuda", .vram_mib = kBudgetMib, .threads = 0, .plugin = {}}, notes);
+  if (!backend) {
+    std::printf(kNoCard, backend.failure().what.c_str());
+    return 0;
+  }
+  (*backend)->enter_thread();
+  check_letterbox_kernel(**backend);
+  check_suppression_kernel(**backend);
   return failures == 0 ? 0 : 1;
 }
 
@@ -241,6 +276,7 @@ int main(int argc, char** argv) {
   ::setenv("GOMP_SPINCOUNT", "10000", 0);   // for the halves: see process.cpp
   if (argc == 5 && std::strcmp(argv[1], "--half") == 0) {
     const int steps = std::atoi(argv[4]);
+    if (std::strcmp(argv[2], "kernels") == 0) return kernels_only();
     return std::strcmp(argv[2], "cpu") == 0 ? cpu_half(argv[3], steps) : cuda_half(argv[3], steps);
   }
   return run_both(argv[0], argc == 2 ? argv[1] : "300");

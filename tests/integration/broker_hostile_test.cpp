@@ -1,6 +1,7 @@
 // Peers that may not, must not, or mean no good: each gets its answer, and the healthy client beside them notices nothing.
 #include <zmq.h>
 
+#include <cstdio>
 #include <fstream>
 #include <random>
 

@@ -1,5 +1,7 @@
 // store_links_test.cpp - RedisStore over TCP and TLS, settings that change under it, a link lost while the image is read.
 #include "broker/store/redis_store.h"
+
+#include <cstdlib>
 #include "tests/chaos/store_proxy.h"
 #include "tests/integration/store_driver.h"
 #include "tests/integration/store_redis_server.h"

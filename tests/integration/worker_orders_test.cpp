@@ -1,5 +1,6 @@
 // worker_orders_test.cpp - the real gpuq-worker under a scripted broker: models that are to leave, jobs that are to leave, memory that is
 // not free though the broker thinks so, cards that run hot, and results that outlive the worker.
+#include <cstdio>
 #include <filesystem>
 
 #include "tests/integration/scripted_broker.h"

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -30,6 +31,7 @@ struct WorkerStory : BrokerStory {
   Process program;
   std::vector<std::string> worker_options;
   std::vector<std::string> worker_environment;
+  std::string devices = "cpu";
 
   std::vector<std::string> policy;   ///< more words for the broker
   void SetUp() override {
@@ -57,7 +59,7 @@ struct WorkerStory : BrokerStory {
       if (const char* sanitizer = std::getenv("TSAN_OPTIONS")) argv.push_back(std::string("TSAN_OPTIONS=") + sanitizer);   // what it must not report
       argv.insert(argv.end(), worker_environment.begin(), worker_environment.end());
     }
-    const std::vector<std::string> own{GPUQ_WORKER_PROGRAM, "--access-file", file, "--broker", broker.workers, "--scratch", scratch(), "--devices", "cpu", "--cpu-memory", "4GiB", "--ready-fd", "3"};
+    const std::vector<std::string> own{GPUQ_WORKER_PROGRAM, "--access-file", file, "--broker", broker.workers, "--scratch", scratch(), "--devices", devices, "--cpu-memory", "4GiB", "--ready-fd", "3"};
     argv.insert(argv.end(), own.begin(), own.end());
     argv.insert(argv.end(), more.begin(), more.end());
     program.start(argv, dir.path("worker.log"), {}, true);

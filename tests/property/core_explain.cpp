@@ -4,6 +4,7 @@
 // explain says that somebody refuses it, at every place, and a plan of the policy in force changes nothing.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <random>
 
 #include "tests/unit/core_story.h"

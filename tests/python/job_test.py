@@ -186,7 +186,7 @@ class JobStory(unittest.TestCase):
             from gpuq import job
             print(job.limit_memory(), calls, os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"], "jax" in sys.modules)
             """, GPUQ_VRAM_MIB="8192"))
-        self.assertEqual((code, out), (0, "['torch', 'cupy'] [(7680, 0), 7680] false False\n"), err)
+        self.assertEqual((code, out), (0, "['torch', 'cupy'] [(7492, 0), 7492] false False\n"), err)
 
     # ---- callbacks: what the frameworks would call, in the order they call it
 

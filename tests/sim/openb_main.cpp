@@ -1,6 +1,7 @@
 // openb_main.cpp - gpuq-sim --openb: options, a row per seed, mean and standard deviation.
 #include <cmath>
 #include <cstdio>
+#include <exception>
 #include <fstream>
 #include <string>
 

@@ -2,6 +2,7 @@
 #include "tests/sim/play.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <numeric>
 #include <cmath>
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <date/tz.h>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <sstream>

@@ -1,4 +1,6 @@
 // config_log.cpp - a line of the log can be read by people and taken apart by programs.
+#include <functional>
+
 #include <gtest/gtest.h>
 
 #include "common/config/clock.h"

@@ -110,6 +110,20 @@ TEST_F(Ledger, a_class_s_budget_of_nothing_means_the_kind_s_default) {
   EXPECT_EQ(dynamic(submitted(training(2))).granted, Mib{1000}) << "a ceiling below the kind's default";
 }
 
+TEST_F(Ledger, a_model_pushed_without_a_budget_is_charged_a_gibibyte_and_its_weights) {
+  const auto anna = worker("anna", {.devices = {gpu("G", {24'000})}});
+  push_model("small", 1, {}, 60ULL << 20U);
+  submitted(detect(1, "small"));
+  EXPECT_EQ(device("G").granted, Mib{1024}) << "there is room for small ones in it";
+  push_model("large", 2, {}, 1024ULL << 20U);
+  submitted(detect(2, "large"));
+  EXPECT_EQ(device("G").granted, Mib{1024 + 1024 + 1024 - 64});
+  push_model("told", 3, {500}, 1024ULL << 20U);
+  submitted(detect(3, "told"));
+  EXPECT_EQ(device("G").granted, Mib{1024 + 1024 + 1024 - 64 + 500}) << "what was said counts";
+  (void)anna;
+}
+
 TEST_F(Ledger, a_model_gets_exactly_its_budget_whatever_its_class_may_have) {
   push_model("yolo", 1, {9000});
   worker("anna", {.devices = {gpu("small", {8'000}), gpu("big", {24'000})}});

@@ -184,8 +184,9 @@ class Story : public ::testing::Test {
     submit({std::move(i)});
     return id;
   }
-  void push_model(std::string name, std::uint8_t content, Mib budget = {1000}) {
+  void push_model(std::string name, std::uint8_t content, Mib budget = {1000}, std::uint64_t bytes = 0) {
     ModelRecord m;
+    m.bytes = bytes;
     m.name = std::move(name);
     m.blob = blob(content);
     m.budget = budget;

@@ -1,6 +1,7 @@
 // Images into the network's square and boxes back, suppression, agreement, parameters.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 

@@ -170,9 +170,53 @@ TEST_F(Models, any_script_answers_infer_by_the_names_of_its_arguments) {
 
 TEST(Budget, the_context_is_counted_once_inside_it) {
   EXPECT_DOUBLE_EQ(memory_fraction(0, 700, 24'000), 1.0);
-  EXPECT_DOUBLE_EQ(memory_fraction(6'956, 700, 24'000), 0.25);
-  EXPECT_DOUBLE_EQ(memory_fraction(500, 700, 24'000), 0.01);
+  EXPECT_DOUBLE_EQ(memory_fraction(6'860, 700, 24'000), 0.25);
+  EXPECT_DOUBLE_EQ(memory_fraction(1'024, 612, 143'155), 252.0 / 143'155) << "also a small budget on a large card is exact";
+  EXPECT_DOUBLE_EQ(memory_fraction(500, 700, 24'000), 64.0 / 24'000) << "so little that it ends as out of memory";
   EXPECT_DOUBLE_EQ(memory_fraction(100'000, 700, 24'000), 1.0);
+}
+
+/// A pretend card by plug-in and NVML, whose processes are what a file says.
+struct PretendCard : ::testing::Test {
+  std::string says = ::testing::TempDir() + "gpuq-card-" + std::to_string(::getpid());
+  void SetUp() override {
+    ::setenv("GPUQ_NVML", GPUQ_FAKE_NVML, 1);
+    ::setenv("NVML_FAKE_FILE", says.c_str(), 1);
+  }
+  void TearDown() override {
+    for (const char* name : {"GPUQ_NVML", "NVML_FAKE_FILE"}) ::unsetenv(name);
+    std::filesystem::remove(says);
+  }
+  void we_hold(std::int64_t mib) const { std::ofstream(says) << "0 pid=" << ::getpid() << " mib=" << mib << "\n"; }
+  static std::unique_ptr<Backend> opened(std::int64_t budget) {
+    std::vector<std::string> notes;
+    auto backend = Backend::open({.kind = "cuda", .vram_mib = budget, .threads = 0, .plugin = GPUQ_FAKE_CUDA}, notes);
+    EXPECT_TRUE(backend) << backend.failure().what;
+    return std::move(*backend);
+  }
+};
+
+TEST_F(PretendCard, the_context_is_what_the_driver_says_of_this_process_and_the_rest_of_the_budget_is_for_tensors) {
+  we_hold(612);
+  const auto card = opened(1024);
+  EXPECT_EQ(card->context_mib(), 612);
+  EXPECT_DOUBLE_EQ(card->fraction(), 252.0 / 24'564);
+  card->limit_memory(4096);
+  EXPECT_DOUBLE_EQ(card->fraction(), 3324.0 / 24'564);
+  card->limit_memory(0);
+  EXPECT_DOUBLE_EQ(card->fraction(), 1.0);
+  we_hold(1010);
+  EXPECT_EQ(card->process_mib(), 1010);
+  EXPECT_EQ(card->context_mib(), 612) << "measured once, when nothing else was there";
+}
+
+TEST_F(PretendCard, where_the_driver_knows_this_process_by_no_number_a_context_is_taken_to_be_large) {
+  std::ofstream(says) << "0 pid=1 mib=5000\n";   // ids of another namespace
+  EXPECT_EQ(opened(6956)->context_mib(), 700);
+  ::setenv("GPUQ_NVML", "/no/such/library.so", 1);
+  const auto card = opened(6956);
+  EXPECT_EQ(card->context_mib(), 700);
+  EXPECT_EQ(card->process_mib(), -1);
 }
 
 TEST(Devices, an_unknown_kind_or_an_absent_card_is_said) {

@@ -7,6 +7,8 @@
   top level   nothing lies at the top that is not on the list
   public      the client's public headers include nothing but themselves and the standard library
   errors      common/vocabulary/errors.h and the table in ARCHITECTURE.md name the same codes
+  own needs   a file that uses one of WHENCE includes its header, itself or by a header of ours: what one compiler's standard library
+              brings along by chance, another's does not (GCC 13 no longer brings <cstdint>, and a GPU machine has the newer one)
 """
 import argparse
 import pathlib
@@ -47,6 +49,19 @@ MAY_LINK = {
     "client": ["client", "common"],
     "deploy": ["client", "deploy", "common"],
     "tests": ["broker", "worker", "client", "common", "deploy", "tests"],
+}
+
+WHENCE = {
+    "cstdint": r"\bstd::u?int(8|16|32|64)_t\b",
+    "algorithm": r"\bstd::(sort|stable_sort|min|max|clamp|find_if|any_of|all_of|none_of|copy|transform|fill|replace|lower_bound|upper_bound)\(",
+    "chrono": r"\bstd::chrono::",
+    "cmath": r"\bstd::(isfinite|round|floor|ceil|pow|sqrt|log2?|exp|fabs)\(",
+    "cstdio": r"\bstd::(printf|fprintf|snprintf|rename)\(",
+    "cstdlib": r"\bstd::(getenv|strtoll?|atoi|abort|system)\(",
+    "cstring": r"\bstd::(memcpy|memcmp|memset|strlen|strerror|strncmp)\(",
+    "functional": r"\bstd::function<",
+    "stdexcept": r"\bstd::(runtime_error|logic_error|invalid_argument|out_of_range)\b",
+    "vector": r"\bstd::vector<",
 }
 
 
@@ -158,8 +173,28 @@ def errors(root):
         yield f"ARCHITECTURE.md explains {code}, which common/vocabulary/errors.h does not have"
 
 
+def own_needs(root):
+    text = {str(path.relative_to(root)): path.read_text(encoding="utf-8") for folder in ("broker", "worker", "client", "common", "tests")
+            for path in sources(root, folder)}
+    ours = {name: re.findall(r'^\s*#\s*include\s*"([^"]+)"', body, flags=re.M) for name, body in text.items()}
+    theirs = {name: set(re.findall(r"^\s*#\s*include\s*<([a-z_0-9]+)>", body, flags=re.M)) for name, body in text.items()}
+    for name, body in text.items():
+        reached, left = set(), [name]
+        while left:
+            one = left.pop()
+            if one in ours and one not in reached:
+                reached.add(one)
+                left += ours[one] + [f"client/include/{other}" for other in ours[one]]   # the public headers' own root
+        there = set().union(*(theirs[one] for one in reached))
+        bare = without_comments(body)
+        for header, pattern in WHENCE.items():
+            found = header not in there and re.search(pattern, bare)
+            if found:
+                yield f"{name} uses {found.group(0).rstrip('(<')} and includes no <{header}>"
+
+
 def complaints(root, graph):
-    rules = {"core": core, "executors": executors, "top level": top_level, "public": public, "errors": errors}
+    rules = {"core": core, "executors": executors, "top level": top_level, "public": public, "errors": errors, "own needs": own_needs}
     for name, rule in rules.items():
         for text in rule(root):
             yield f"[{name}] {text}"

@@ -67,7 +67,7 @@ class HouseRules(unittest.TestCase):
             self.assert_noticed("core", {"broker/core/life.cpp": f"#include <{header}>\n"})
 
     def test_the_core_may_not_read_a_clock_draw_random_numbers_or_throw(self):
-        for text in ("auto t = steady_clock::now();", "std::random_device d;", "throw 1;", 'std::getenv("HOME");'):
+        for text in ("auto t = steady_clock::now();", "std::random_device d;", "throw 1;", '#include <cstdlib>\nauto h = std::getenv("HOME");'):
             self.assert_noticed("core", {"broker/core/life.cpp": text + "\n"})
 
     def test_executors_build_on_a_bare_machine(self):
@@ -97,6 +97,11 @@ class HouseRules(unittest.TestCase):
         page = CLEAN["ARCHITECTURE.md"]
         self.assert_noticed("errors", {"ARCHITECTURE.md": page.replace("| `NO_FIT` | fits nowhere |\n", "")})
         self.assert_noticed("errors", {"ARCHITECTURE.md": page + "| `NO_SUCH` | never |\n"})
+
+    def test_what_a_file_uses_it_includes(self):
+        self.assert_noticed("own needs", {"worker/executors/x.h": "std::int64_t x;\n"})
+        self.assert_noticed("own needs", {"worker/executors/x.cpp": '#include "worker/child/frame.h"\nint x = std::min(1, 2);\n', "worker/child/frame.h": "#include <cstdint>\n"})
+        self.assertEqual([], self.breaches({"worker/executors/x.cpp": '#include "worker/child/frame.h"\nstd::int64_t x;  // not std::min(\n', "worker/child/frame.h": "#include <cstdint>\n"}))
 
 
 if __name__ == "__main__":

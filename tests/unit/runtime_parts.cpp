@@ -10,6 +10,7 @@
 #include "worker/runtime/archive.h"
 #include "worker/runtime/attempt.h"
 #include "worker/runtime/child_process.h"
+#include "worker/runtime/budget_watch.h"
 #include "worker/runtime/command.h"
 #include "worker/runtime/devices.h"
 #include "worker/runtime/job_log.h"
@@ -56,6 +57,33 @@ TEST(ProgressLines, both_forms_are_read) {
   }
   EXPECT_TRUE(parse_progress("step=4 checkpoint=1")->checkpoint);
   EXPECT_TRUE(parse_progress(R"({"checkpoint": true})")->checkpoint);
+}
+
+TEST(FrameworkLimits, leave_room_for_a_context_and_never_more_than_the_card) {
+  const auto limits = framework_limits(3072, 24'000);
+  EXPECT_EQ(limits.at("CUPY_GPU_MEMORY_LIMIT"), std::to_string(2372LL << 20));
+  EXPECT_EQ(limits.at("XLA_PYTHON_CLIENT_MEM_FRACTION"), "0.09883");
+  EXPECT_EQ(limits.at("XLA_PYTHON_CLIENT_PREALLOCATE"), "false");
+  EXPECT_EQ(limits.at("TF_FORCE_GPU_ALLOW_GROWTH"), "true");
+  EXPECT_EQ(framework_limits(1000, 24'000).at("CUPY_GPU_MEMORY_LIMIT"), std::to_string(500LL << 20)) << "half of what is less than two contexts";
+  EXPECT_EQ(framework_limits(90'000, 24'000).at("XLA_PYTHON_CLIENT_MEM_FRACTION"), "1.00000");
+  EXPECT_TRUE(framework_limits(3072, 0).empty()) << "no card";
+  EXPECT_TRUE(framework_limits(0, 24'000).empty()) << "no limit";
+}
+
+TEST(BudgetWatch, flags_the_first_look_above_and_sends_away_at_the_third_in_a_row) {
+  using Verdict = BudgetWatch::Verdict;
+  BudgetWatch watch;
+  EXPECT_EQ(watch.look(3072, 3072), Verdict::within);
+  EXPECT_EQ(watch.look(3225, 3072), Verdict::within) << "5 % are forgiven";
+  EXPECT_EQ(watch.look(3226, 3072), Verdict::flag);
+  EXPECT_EQ(watch.text(), "it uses 3226 MiB, 3072 were granted");
+  EXPECT_EQ(watch.look(9000, 3072), Verdict::wait);
+  EXPECT_EQ(watch.look(3000, 3072), Verdict::within) << "a peak that passed";
+  EXPECT_EQ(watch.look(9000, 3072), Verdict::flag);
+  EXPECT_EQ(watch.look(9000, 3072), Verdict::wait);
+  EXPECT_EQ(watch.look(9001, 3072), Verdict::send_away);
+  EXPECT_EQ(watch.look(9000, 0), Verdict::within) << "no limit";
 }
 
 TEST(ProgressLines, anything_else_is_no_progress) {

@@ -1,4 +1,6 @@
 // store_layout_test.cpp - packed records: golden bytes, exact round trips, and decoders that return errors.
+#include <cstdio>
+
 #include <gtest/gtest.h>
 
 #include "broker/store/batch_encoder.h"

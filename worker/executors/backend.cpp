@@ -10,13 +10,15 @@
 #include <filesystem>
 #include <fstream>
 
+#include "worker/executors/process_memory.h"
 #include "worker/executors/torch_device.h"
 
 namespace gq::exec {
 namespace {
 
-constexpr std::int64_t kContextReserveMib = 700;   // until it has been measured on the card
-constexpr std::int64_t kMarginMib = 256;           // what LibTorch's allocator does not count: libraries' own buffers
+constexpr std::int64_t kContextReserveMib = 700;   // where it cannot be measured; an H200's is 612
+constexpr std::int64_t kMarginMib = 160;           // what LibTorch's allocator does not count: code and buffers of cuDNN and cuBLAS (112 on an H200)
+constexpr std::int64_t kLeastMib = 64;
 
 std::vector<std::string> plugin_places(const std::string& asked) {
   if (!asked.empty()) return {asked};
@@ -82,7 +84,8 @@ std::string to_string(DeviceKind kind) {
 
 double memory_fraction(std::int64_t vram_mib, std::int64_t context_mib, std::int64_t total_mib) {
   if (vram_mib <= 0 || total_mib <= 0) return 1.0;
-  return std::clamp(static_cast<double>(vram_mib - context_mib - kMarginMib) / static_cast<double>(total_mib), 0.01, 1.0);
+  const std::int64_t tensors = std::clamp(vram_mib - context_mib - kMarginMib, std::min(kLeastMib, total_mib), total_mib);
+  return static_cast<double>(tensors) / static_cast<double>(total_mib);
 }
 
 Expected<std::unique_ptr<Backend>> Backend::open(const DeviceRequest& request, std::vector<std::string>& notes) {
@@ -107,9 +110,14 @@ Expected<std::unique_ptr<Backend>> Backend::open(const DeviceRequest& request, s
     api.memory(&free, &free_total);
     backend->kind_ = DeviceKind::cuda;
     backend->name_ = name.data();
-    backend->context_mib_ = kContextReserveMib;
+    std::array<char, 64> uuid{};
+    api.uuid(uuid.data(), uuid.size());
+    backend->uuid_ = uuid.data();
+    const std::int64_t context = backend->process_mib();   // nothing else is in this process yet
+    backend->context_mib_ = context > 0 ? context : kContextReserveMib;
+    backend->total_mib_ = total;
     backend->bf16_ = major >= 8;
-    if (request.vram_mib > 0) api.limit_memory(memory_fraction(request.vram_mib, backend->context_mib_, total));
+    if (request.vram_mib > 0) backend->limit_memory(request.vram_mib);
     at::set_num_threads(request.threads > 0 ? request.threads : 1);
     return backend;
   }
@@ -124,6 +132,12 @@ Expected<std::unique_ptr<Backend>> Backend::open(const DeviceRequest& request, s
   backend->enter_thread();
   return backend;
 }
+
+void Backend::limit_memory(std::int64_t vram_mib) const {
+  if (cuda_ != nullptr) cuda_->limit_memory(memory_fraction(vram_mib, context_mib_, total_mib_));
+}
+
+std::int64_t Backend::process_mib() const { return cuda_ == nullptr ? -1 : exec::process_mib(uuid_, static_cast<unsigned>(::getpid())); }
 
 double Backend::fraction() const { return cuda_ == nullptr ? 1.0 : cuda_->memory_fraction(); }
 

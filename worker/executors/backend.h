@@ -25,7 +25,8 @@ struct DeviceRequest {
   std::string plugin;            ///< path of libgpuq_cuda.so; empty: beside the program, then in ../lib
 };
 
-/// What the allocator may use of the card: (budget - context - 256 MiB) / total, within [0.01, 1].
+/// What the allocator may use of the card: (budget - context - 160 MiB) / total, at least 64 MiB of it (a budget below its context ends as
+/// out of memory, which says so) and at most all.
 double memory_fraction(std::int64_t vram_mib, std::int64_t context_mib, std::int64_t total_mib);
 
 class Backend {
@@ -35,7 +36,12 @@ class Backend {
 
   [[nodiscard]] DeviceKind kind() const { return kind_; }
   [[nodiscard]] const std::string& name() const { return name_; }
+  /// What the CUDA context takes: measured where the driver tells what this process holds (not in some containers), else 700 MiB.
   [[nodiscard]] std::int64_t context_mib() const { return context_mib_; }
+  /// What this process holds of its card, as the driver tells: context, libraries and tensors; -1 where it does not tell.
+  [[nodiscard]] std::int64_t process_mib() const;
+  /// From now on at most so much of the card for this process, the context included; 0 = no limit. What is held beyond it stays until freed.
+  void limit_memory(std::int64_t vram_mib) const;
   [[nodiscard]] double fraction() const;
   [[nodiscard]] bool bf16() const { return bf16_; }           ///< bf16 arithmetic pays on this device
   [[nodiscard]] const CudaApi* cuda() const { return cuda_; } ///< nullptr unless kind() == cuda
@@ -48,8 +54,8 @@ class Backend {
 
  private:
   DeviceKind kind_ = DeviceKind::cpu;
-  std::string name_;
-  std::int64_t context_mib_{};
+  std::string name_, uuid_;
+  std::int64_t context_mib_{}, total_mib_{};
   int threads_{};
   bool bf16_{};
   const CudaApi* cuda_{};

@@ -1,6 +1,7 @@
 // detection.h - boxes: suppression of duplicates, agreement with labels, the parameters of a detect job and its answer as JSON.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <vector>

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <exception>
 #include <optional>
 #include <sstream>
+#include <stdexcept>
 
 #include "worker/executors/batcher.h"
 #include "worker/executors/model_state.h"

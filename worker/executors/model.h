@@ -41,6 +41,7 @@ struct LoadRequest {
   std::string name, path, runtime;  ///< runtime may be empty: the file's content decides
   std::string metadata;             ///< the registry's JSON; may be empty
   int batch_max = 0;                ///< 0: 32 on a GPU, 4 on a CPU
+  std::int64_t budget_mib = 0;      ///< for error texts; Backend::limit_memory is what holds
 };
 
 /// An image on its way: what decode threads leave behind for the device thread.

@@ -1,5 +1,6 @@
 // model_load.cpp - from a file to a warm model: which format it is, what its metadata say, and a first run at every batch size.
 #include <algorithm>
+#include <exception>
 #include <string>
 
 #include "worker/executors/batcher.h"
@@ -110,6 +111,12 @@ Expected<Done> load_script(Model::State& s, const LoadRequest& request, const st
   return Done{};
 }
 
+std::string budget_text(std::int64_t budget_mib, const Backend& backend) {
+  if (budget_mib <= 0) return {};
+  const std::string context = backend.cuda() == nullptr ? "" : ", of which " + std::to_string(backend.context_mib()) + " MiB are the CUDA context,";
+  return " of " + std::to_string(budget_mib) + " MiB" + context;
+}
+
 }  // namespace
 
 Expected<Done> Model::State::warm(int batch_max, bool must_detect) {
@@ -131,7 +138,7 @@ Expected<Done> Model::State::warm(int batch_max, bool must_detect) {
       backend.empty_cache();
       const auto* c10 = dynamic_cast<const c10::Error*>(&e);
       if (bucket > 1) break;     // exported for one image at a time, or memory is short: what worked is the cap
-      if (c10 != nullptr && is_oom(*c10)) return Failure{"OOM", "model " + info.name + " does not fit its budget with one image", "a larger --vram"};
+      if (c10 != nullptr && is_oom(*c10)) return Failure{"OOM", "model " + info.name + " does not fit its budget" + budget_text(budget_mib, backend) + " with one image", "a larger --vram"};
       if (must_detect) return bad_model("model " + info.name + " fails on a blank " + std::to_string(info.width) + "x" + std::to_string(info.height) + " image: " + short_what(e));
       return Done{};
     }
@@ -143,6 +150,7 @@ Expected<std::shared_ptr<Model>> Model::load(const LoadRequest& request, const B
   const std::int64_t before = backend.used_mib();
   auto state = std::make_unique<State>(backend);
   state->info.name = request.name;
+  state->budget_mib = request.budget_mib;
   state->padded = backend.kind() != DeviceKind::cpu;
   std::string bytes, why;
   if (!image::read_file(request.path, bytes, why)) return Failure{"UNKNOWN_MODEL", "model " + request.name + ": " + why, "gpuq model list"};
@@ -164,7 +172,7 @@ Expected<std::shared_ptr<Model>> Model::load(const LoadRequest& request, const B
     if (auto ok = state->warm(batch_max, must_detect); !ok) return ok.failure();
   } catch (const c10::Error& e) {
     backend.empty_cache();
-    if (is_oom(e)) return Failure{"OOM", "model " + request.name + " does not fit its budget", "a larger --vram"};
+    if (is_oom(e)) return Failure{"OOM", "model " + request.name + " does not fit its budget" + budget_text(request.budget_mib, backend), "a larger --vram"};
     return bad_model("model " + request.name + ": " + short_what(e));
   }
   state->cap = state->info.batch_max;

@@ -4,6 +4,7 @@
 #include <torch/script.h>
 
 #include <atomic>
+#include <exception>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,7 @@ struct Model::State {
   const Backend& backend;
   torch::Device device;
   ModelInfo info;
+  std::int64_t budget_mib{};             ///< for error texts
   std::optional<torch::jit::Module> script;
   DetectorNet net{nullptr};
   bool bf16 = false;                   // own net in bf16 on the CPU

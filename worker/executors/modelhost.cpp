@@ -5,7 +5,9 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdio>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -96,8 +98,11 @@ class ModelHost {
         unload(frame.id, name);
         continue;
       }
+      budgets_[name] = frame.number("budget_mib");
+      hold_to_budgets();
       auto model = Model::load({.name = name, .path = std::string(frame.text("path")), .runtime = std::string(frame.text("runtime")),
-                                .metadata = std::string(frame.text("metadata")), .batch_max = static_cast<int>(frame.number("batch_max"))}, *backend_);
+                                .metadata = std::string(frame.text("metadata")), .batch_max = static_cast<int>(frame.number("batch_max")),
+                                .budget_mib = frame.number("budget_mib")}, *backend_);
       std::vector<WorkPtr> waiting;
       {
         const std::lock_guard lock(models_mutex_);
@@ -106,6 +111,8 @@ class ModelHost {
         if (model) models_[name] = *model;
       }
       if (!model) {
+        budgets_.erase(name);
+        hold_to_budgets();
         fail(frame.id, model.failure());
         for (const auto& w : waiting) finish_failed(*w, model.failure());
         continue;
@@ -141,9 +148,22 @@ class ModelHost {
     }
     model.reset();
     backend_->empty_cache();
+    budgets_.erase(name);
+    hold_to_budgets();
     ::malloc_trim(0);
     channel_.send({.type = Type::unloaded, .id = id, .fields = {}});
   }
+  /// The process as a whole never holds more than its models were granted together, its context included: so one that needs less leaves
+  /// room for another's larger batch, and nobody else on the card is short of a byte. A load without a budget lifts the limit.
+  void hold_to_budgets() {
+    std::int64_t sum = 0;
+    for (const auto& [name, mib] : budgets_) {
+      if (mib <= 0) return backend_->limit_memory(0);
+      sum += mib;
+    }
+    if (sum > 0) backend_->limit_memory(sum);
+  }
+
   /// After the last hold on some works was given up: whoever waits to unload their model looks again.
   void let_go() {
     const std::lock_guard lock(jobs_mutex_);
@@ -308,6 +328,7 @@ class ModelHost {
   std::mutex models_mutex_;
   std::map<std::string, std::shared_ptr<Model>> models_;
   std::map<std::string, std::vector<WorkPtr>> loading_;
+  std::map<std::string, std::int64_t> budgets_;   ///< of the models here and of the one that is being loaded; of the loading thread alone
   std::mutex jobs_mutex_;
   std::condition_variable idle_;
   std::set<std::uint64_t> jobs_, cancelled_;

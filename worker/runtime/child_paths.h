@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "common/net/asio.h"
 #include "common/vocabulary/units.h"

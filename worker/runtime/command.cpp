@@ -15,6 +15,7 @@
 #include "common/log.h"
 #include "worker/runtime/archive.h"
 #include "worker/runtime/attempt_run.h"
+#include "worker/runtime/budget_watch.h"
 #include "worker/runtime/devices.h"
 #include "worker/runtime/process.h"
 #include "worker/runtime/ranks.h"
@@ -27,6 +28,7 @@ constexpr int kYieldedExit = 75;           // EX_TEMPFAIL
 constexpr int kProgressFd = 3;
 constexpr Duration kPipeLinger = 500ms;    // something outside the group may still hold the pipe: not waited for longer
 constexpr std::size_t kProgressLineMax = 16U << 10U;
+constexpr Duration kOverBudgetGrace = 5s;  // from SIGTERM to SIGKILL: long enough for a checkpoint that is ready, and others need the memory
 
 Duration grace_of(session::StopCause cause, Duration normal) {
   switch (cause) {
@@ -93,10 +95,12 @@ struct Command::Shared {
 struct Command::Run : AttemptRun {
   Run(Shared& s, Job j, Allotment memory)
       : AttemptRun(s.context, std::move(j), std::move(memory), [&s](const Grant& g) { s.runs.erase(g); }),
-        output(c.io), progress(c.io), kill_timer(c.io), linger_timer(c.io) {}
+        output(c.io), progress(c.io), kill_timer(c.io), linger_timer(c.io), memory_timer(c.io) {}
 
   asio::posix::stream_descriptor output, progress;
-  asio::steady_timer kill_timer, linger_timer;
+  asio::steady_timer kill_timer, linger_timer, memory_timer;
+  BudgetWatch budget_watch;
+  bool too_large{};           ///< told to stop because it held more than it was granted
   std::array<char, 16U << 10U> output_buffer{};
   std::array<char, 4U << 10U> progress_buffer{};
   std::string progress_line;
@@ -151,6 +155,14 @@ struct Command::Run : AttemptRun {
     return env;
   }
 
+  [[nodiscard]] std::map<std::string, std::string> framework_limits() const {
+    std::int64_t smallest = 0;
+    for (const std::string& uuid : job.item.devices)
+      if (const wire::Device* d = c.devices.by_uuid(uuid); d != nullptr && static_cast<DeviceKind>(d->kind) == DeviceKind::cuda)
+        smallest = smallest == 0 ? d->total_mib : std::min(smallest, d->total_mib);
+    return worker::framework_limits(job.item.granted_mib, smallest);
+  }
+
   void run() {
     std::array<int, 2> out_pipe{-1, -1};
     std::array<int, 2> progress_pipe{-1, -1};
@@ -164,6 +176,7 @@ struct Command::Run : AttemptRun {
     spec.argv = gathered->body.per_device ? ranked(gathered->body.argv, std::max<std::size_t>(1, job.item.devices.size())) : gathered->body.argv;
     std::map<std::string, std::string> submitted = gathered->body.env;
     std::erase_if(submitted, [](const auto& entry) { return entry.first.rfind("GPUQ_", 0) == 0 && entry.first.rfind("GPUQ_ARRAY_", 0) != 0; });   // these are the submitter's
+    for (const auto& [name, value] : framework_limits()) submitted.try_emplace(name, value);
     spec.env = command_environment(submitted, own_environment());
     spec.cwd = gathered->body.cwd.empty() || !gathered->snapshot.empty() ? folder->work() : gathered->body.cwd;
     spec.descriptors = {{out_pipe[1], 1}, {out_pipe[1], 2}, {progress_pipe[1], kProgressFd}};
@@ -180,9 +193,38 @@ struct Command::Run : AttemptRun {
       allow_pauses(job.item.pause_for, [this](bool held) { Processes::signal_group(pid, held ? SIGSTOP : SIGCONT); });
     read_output();
     read_progress();
+    if (!job.item.devices.empty()) watch_memory();
   }
 
   // ---- while it runs
+
+  /// On a card whoever holds more than was granted takes it from others and has to go. A host's memory is flagged only: what is resident
+  /// there is partly files that the kernel drops when it must.
+  void watch_memory() {
+    memory_timer.expires_after(BudgetWatch::kPeriod);
+    memory_timer.async_wait([self = self()](const ErrorCode& ec) {
+      if (ec || self->exited || self->over) return;
+      self->look_at_memory();
+      if (!self->too_large) self->watch_memory();
+    });
+  }
+
+  void look_at_memory() {
+    std::int64_t most = 0;
+    bool on_card = false;
+    for (const std::string& uuid : job.item.devices) {
+      most = std::max(most, c.devices.group_mib(uuid, pid).value_or(0));
+      const wire::Device* device = c.devices.by_uuid(uuid);
+      on_card |= device != nullptr && static_cast<DeviceKind>(device->kind) == DeviceKind::cuda;
+    }
+    const auto verdict = budget_watch.look(most, job.item.granted_mib);
+    if (verdict == BudgetWatch::Verdict::flag)
+      print("[gpuq] " + budget_watch.text() + (on_card ? ": it is ended if it stays so. " : ". ") + "More: --vram; less: gpuq.job.limit_memory()\n");
+    if (verdict != BudgetWatch::Verdict::send_away || !on_card || stopped || preempted) return;
+    too_large = true;
+    gq::log::warn("job_over_budget", {{"job", to_string(grant().job)}, {"what", budget_watch.text()}});
+    terminate(kOverBudgetGrace);
+  }
 
   void read_output() {
     output.async_read_some(asio::buffer(output_buffer), [self = self()](const ErrorCode& ec, std::size_t n) {
@@ -278,6 +320,7 @@ struct Command::Run : AttemptRun {
     was_paused = paused();
     forget_pauses();           // its number may be another's by now
     kill_timer.cancel();
+    memory_timer.cancel();
     for (const std::string& device : job.item.devices) c.devices.remove_group(device, pid);
     if (preempted) let_go();   // the leader is gone, and what was left of its group was killed with it
     linger_timer.expires_after(kPipeLinger);
@@ -315,9 +358,16 @@ struct Command::Run : AttemptRun {
     const int code = by_exit ? WEXITSTATUS(status) : 0;
     if (by_exit && code == 0) return Outcome::succeeded;
     if (stopped) return Outcome::cancelled;
+    if (too_large) return Outcome::failed;
     const int signal = by_exit ? code - 128 : WTERMSIG(status);   // shells and interpreters say 128 + signal
     if (preempted && ((by_exit && code == kYieldedExit) || signal == SIGTERM || signal == SIGKILL)) return Outcome::yielded;
     return Outcome::failed;
+  }
+
+  [[nodiscard]] std::string why_failed() const {
+    if (too_large) return budget_watch.text() + " (a larger --vram, or gpuq.job.limit_memory() in the script)";
+    if (WIFEXITED(status) && WEXITSTATUS(status) == kYieldedExit) return "exit code 75 (yielded) without a request to leave";
+    return gathered->body.argv[0].substr(0, 60) + " ended with " + describe_status(status);
   }
 
   void report() {
@@ -340,8 +390,8 @@ struct Command::Run : AttemptRun {
       result.items = std::move(*files);
       if (ending.outcome == Outcome::failed) {
         const std::string lines = log->last_lines();
-        ending.what = gathered->body.argv[0].substr(0, 60) + " ended with " + describe_status(status) + (lines.empty() ? "" : ": " + lines);
-        if (WIFEXITED(status) && WEXITSTATUS(status) == kYieldedExit) ending.what = "exit code 75 (yielded) without a request to leave" + (lines.empty() ? "" : ": " + lines);
+        ending.what = why_failed() + (lines.empty() ? "" : ": " + lines);
+        if (too_large) ending.code = Errc::oom;
       }
     }
     for (Output::Item& item : log->as_items()) result.items.push_back(std::move(item));

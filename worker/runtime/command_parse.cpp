@@ -1,6 +1,9 @@
 // command_parse.cpp - the pure parts of command: progress lines and the environment.
+#include <algorithm>
+#include <array>
 #include <cctype>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 
 #include "worker/runtime/command.h"
@@ -10,6 +13,7 @@ namespace {
 
 constexpr std::size_t kMetricsMax = 64;
 constexpr std::size_t kKeyMax = 64;
+constexpr std::int64_t kContextMib = 700;   // a CUDA context and its libraries' code, as gpuq.job counts it
 
 class Cursor {
  public:
@@ -87,6 +91,17 @@ std::optional<ProgressLine> parse_progress(std::string_view text) {
     if (!value || !put(line, key, *value)) return std::nullopt;
     any = true;
   }
+}
+
+std::map<std::string, std::string> framework_limits(std::int64_t granted_mib, std::int64_t card_mib) {
+  if (granted_mib <= 0 || card_mib <= 0) return {};
+  const std::int64_t room = std::max(granted_mib - kContextMib, granted_mib / 2);
+  std::array<char, 32> fraction{};
+  std::snprintf(fraction.data(), fraction.size(), "%.5f", std::min(1.0, static_cast<double>(room) / static_cast<double>(card_mib)));
+  return {{"XLA_PYTHON_CLIENT_PREALLOCATE", "false"},   // else JAX takes three quarters of the card at once
+          {"XLA_PYTHON_CLIENT_MEM_FRACTION", fraction.data()},
+          {"TF_FORCE_GPU_ALLOW_GROWTH", "true"},        // TensorFlow has no limit by variable; else it takes the whole card at once
+          {"CUPY_GPU_MEMORY_LIMIT", std::to_string(room << 20U)}};
 }
 
 std::vector<std::string> command_environment(const std::map<std::string, std::string>& submitted, const std::map<std::string, std::string>& own) {

@@ -62,7 +62,7 @@ void ModelHosts::Host::load_what_waits() {
     child::Frame load{child::Type::load, model.load_id, {}};
     load.add("model", std::string_view(key)).add("name", std::string_view(model.about.name)).add("path", std::string_view(is_python() ? unpacked : model.file->path));
     load.add("runtime", std::string_view(model.about.runtime)).add("metadata", std::string_view(model.about.metadata));
-    load.add("budget_mib", is_python() ? model.booked_mib : model.about.budget_mib);
+    load.add("budget_mib", model.booked_mib);
     if (is_python()) add_python_fields(load);
     child->send(std::move(load));
     if (is_python()) expect_loaded();
@@ -74,7 +74,10 @@ void ModelHosts::Host::on_loaded(const child::Frame& frame) {
     if (model.state != State::loading || model.load_id != frame.id) continue;
     model.state = State::warm;
     setup_timer.cancel();
-    if (is_python()) watch_memory(0);
+    if (is_python()) {
+      budget_watch = {};
+      watch_memory();
+    }
     const auto batch = std::clamp<std::int64_t>(frame.number("batch_max", 1), 1, kBatchMax);
     model.lane = c.reports.open_warm_lane(device, key, static_cast<std::uint32_t>(2 * batch));
     log::info("model_warm", {{"model", key}, {"device", device}, {"used_mib", std::to_string(frame.number("used_mib"))}, {"batch_max", std::to_string(batch)}});

@@ -14,6 +14,7 @@
 
 #include "common/config/model_file.h"
 #include "worker/runtime/allotments.h"
+#include "worker/runtime/budget_watch.h"
 #include "worker/runtime/child_process.h"
 #include "worker/runtime/child_words.h"
 #include "worker/runtime/modelhost.h"
@@ -88,7 +89,7 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
   Result<ChildProcess::Spec> python_spec();
   void add_python_fields(child::Frame& load);
   void expect_loaded();
-  void watch_memory(unsigned over);
+  void watch_memory();
   void say_log(std::string_view text);
   [[nodiscard]] std::string last_line() const;         ///< ": …", of what it printed; empty when it printed nothing
   bool dies_again(const std::string& key, const std::string& why);   ///< false: quarantined now
@@ -113,6 +114,7 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
   asio::steady_timer timer;
   asio::steady_timer idle_timer;
   asio::steady_timer setup_timer, memory_timer;
+  BudgetWatch budget_watch;
   std::string printed;                       ///< the newest of its log, for an error text
   std::string unsaid;                        ///< of its log: leaves a few times a second
   asio::steady_timer log_timer;

@@ -20,8 +20,6 @@ constexpr Duration kQuarantine = 10min;
 constexpr Duration kLogInterval = 200ms;
 constexpr std::size_t kPrintedMax = 4096;
 constexpr std::size_t kUnsaidMax = 64U << 10U;
-constexpr unsigned kOverMax = 3;               // measurements above the budget, one a second: then it has to go
-constexpr std::int64_t kOverShare = 20;        // 5 % of the budget are forgiven: allocators round
 
 /// The folder of a version, unpacked once and whole. On the disk thread.
 Result<ModelFile> lay_out_model(const std::string& archive, const std::string& folder) {
@@ -104,20 +102,22 @@ void ModelHosts::Host::expect_loaded() {
   });
 }
 
-/// Flagged at the first look, sent away at the third: a peak may pass, but not at the cost of the others on the device.
-void ModelHosts::Host::watch_memory(unsigned over) {
-  memory_timer.expires_after(1s);
-  memory_timer.async_wait([weak = weak_from_this(), over](const ErrorCode& ec) {
+void ModelHosts::Host::watch_memory() {
+  memory_timer.expires_after(BudgetWatch::kPeriod);
+  memory_timer.async_wait([weak = weak_from_this()](const ErrorCode& ec) {
     const auto self = weak.lock();
     if (ec || !self || !self->child) return;
     const auto model = self->models.find(self->python);
     const std::int64_t budget = model == self->models.end() ? 0 : model->second.booked_mib;
-    const std::int64_t used = self->c.devices.group_mib(self->device, self->child->pid()).value_or(0);
-    if (budget <= 0 || used <= budget + budget / kOverShare) return self->watch_memory(0);
-    const std::string what = "it uses " + std::to_string(used) + " MiB, " + std::to_string(budget) + " were granted";
-    if (over == 0) log::warn("model_over_budget", {{"model", self->python}, {"device", self->device}, {"what", what}, {"next", "it is sent away if it stays so; raise vram in model.toml"}});
-    if (over + 1 >= kOverMax) return self->child->kill(what);
-    self->watch_memory(over + 1);
+    switch (self->budget_watch.look(self->c.devices.group_mib(self->device, self->child->pid()).value_or(0), budget)) {
+      case BudgetWatch::Verdict::send_away: return self->child->kill(self->budget_watch.text());
+      case BudgetWatch::Verdict::flag:
+        log::warn("model_over_budget", {{"model", self->python}, {"device", self->device}, {"what", self->budget_watch.text()}, {"next", "it is sent away if it stays so; raise vram in model.toml"}});
+        break;
+      case BudgetWatch::Verdict::within:
+      case BudgetWatch::Verdict::wait: break;
+    }
+    self->watch_memory();
   });
 }
 

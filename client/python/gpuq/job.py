@@ -32,7 +32,7 @@ __all__ = ["inside", "should_yield", "checkpoint_dir", "resume_from", "vram_mib"
 
 YIELDED = 75                # the exit code that says: left on request, everything is in checkpoint_dir (EX_TEMPFAIL)
 PROGRESS_INTERVAL_S = 0.1   # a loop of thousands of steps a second reports ten times a second; its last step always
-CONTEXT_MIB = 512           # of the memory granted: what a CUDA context takes beside the tensors
+CONTEXT_MIB = 700           # of the memory granted: what a CUDA context takes beside the tensors
 
 job_id = os.environ.get("GPUQ_JOB_ID")
 attempt = int(os.environ.get("GPUQ_ATTEMPT") or 0)

@@ -7,7 +7,7 @@
 
 namespace gq::exec {
 
-inline constexpr std::uint32_t kCudaApiVersion = 1;
+inline constexpr std::uint32_t kCudaApiVersion = 2;
 
 struct LetterboxJob {
   const std::uint8_t* device_pixels;   ///< interleaved, source_channels each
@@ -21,6 +21,7 @@ struct CudaApi {
   /// Makes device 0 current, starts LibTorch's CUDA half, runs a smoke kernel. 0 = usable; else `why` says what is wrong.
   int (*open)(char* why, std::uint64_t why_bytes);
   void (*describe)(char* name, std::uint64_t name_bytes, std::int64_t* total_mib, std::int32_t* major, std::int32_t* minor);
+  void (*uuid)(char* text, std::uint64_t bytes);                     ///< "GPU-…", as NVML writes it
   void (*memory)(std::int64_t* free_mib, std::int64_t* total_mib);   ///< of the device, as the driver sees it
   void (*limit_memory)(double fraction);                             ///< of LibTorch's allocator; 1.0 = no limit
   double (*memory_fraction)();

@@ -7,8 +7,10 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include "worker/executors/cuda/cuda_api.h"
 #include "worker/executors/cuda/kernels.h"
@@ -68,6 +70,19 @@ void memory(std::int64_t* free_mib, std::int64_t* total_mib) {
   *total_mib = static_cast<std::int64_t>(total) / kMiB;
 }
 
+/// "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx", as NVML and nvidia-smi write it.
+void uuid(char* text, std::uint64_t bytes) {
+  cudaDeviceProp properties{};
+  cudaGetDeviceProperties(&properties, kDevice);
+  std::string out = "GPU-";
+  for (int i = 0; i < 16; ++i) {
+    char two[8];
+    std::snprintf(two, sizeof two, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", static_cast<unsigned>(static_cast<unsigned char>(properties.uuid.bytes[i])));
+    out += two;
+  }
+  say(text, bytes, out.c_str());
+}
+
 void limit_memory(double fraction) { allocator::setMemoryFraction(fraction, kDevice); }
 double memory_fraction() { return allocator::getMemoryFraction(kDevice); }
 
@@ -105,7 +120,7 @@ int nms(const float* boxes, const std::int32_t* valid, std::uint64_t* mask, std:
   return static_cast<int>(launch_nms(boxes, valid, iou, mask, keep, images, count, c10::cuda::getCurrentCUDAStream(kDevice)));
 }
 
-constexpr CudaApi kApi{kCudaApiVersion, open, describe, memory, limit_memory, memory_fraction, allocated, reset_peak, empty_cache,
+constexpr CudaApi kApi{kCudaApiVersion, open, describe, uuid, memory, limit_memory, memory_fraction, allocated, reset_peak, empty_cache,
                        synchronize, enter_thread, letterbox, nms};
 
 }  // namespace
