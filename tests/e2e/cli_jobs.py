@@ -4,7 +4,7 @@ import json
 import signal
 import unittest
 
-from gpuq_up import Home, Story, UpStory, alive, children_of, until
+from gpuq_up import BIN, Home, Story, UpStory, alive, children_of, until
 
 
 class Jobs(UpStory):

@@ -54,8 +54,8 @@ int nvmlDeviceGetMemoryInfo_v2(Device d, struct MemoryV2* m) {
   if (m->version != (sizeof *m | (2u << 24))) return 25;
   m->total = d->index == 0 ? 24564ull << 20 : 8192ull << 20;
   m->reserved = 400ull << 20;
-  m->used = told(d->index, "used", 1400) << 20;
-  m->free = m->total - m->used;
+  m->used = (told(d->index, "used", 1400) << 20) - m->reserved;   /* as driver 580: the reserved part is neither used nor free */
+  m->free = m->total - m->reserved - m->used;
   return 0;
 }
 int nvmlDeviceGetTemperature(Device d, int sensor, unsigned* c) { (void)sensor; if (lost(d)) return 15; *c = (unsigned)told(d->index, "temperature", 61); return 0; }

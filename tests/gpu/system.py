@@ -127,7 +127,11 @@ class OnTheCard(UpStory):
         return next(d for w in workers for d in w["devices"] if d["uuid"] == self.uuid)
 
     def until_card(self, holds, what, patience_s=SEEN_S):
-        return until(lambda: (lambda c: c if holds(c) else None)(self.card()), f"{what}: {self.card()}", patience_s)
+        seen = []
+        try:
+            return until(lambda: seen.insert(0, self.card()) or (seen[0] if holds(seen[0]) else None), what, patience_s)
+        except AssertionError as late:
+            raise AssertionError(f"{late}: {seen[0]}") from None
 
     def python(self, *words, text, vram, more=()):
         file = self.file(f"{self._testMethodName}.py", text)
@@ -287,7 +291,6 @@ class OnTheCard(UpStory):
         figure("after a program's illegal access", f"job {failed['code']}, card {card['state']}: {failed['last_lines'].strip().splitlines()[-1][:90]}")
 
     def test_09_two_workers_that_report_one_card_share_one_ledger(self):
-        before = self.card()
         key = self.assert_ran(self.gpuq("keys", "--keys", self.home.data / "keys", "issue", "--role", "worker", "--name", "second", "--broker", self.home.address("worker"))).stdout
         access = self.file("second.json", key)
         access.chmod(0o600)
@@ -296,14 +299,14 @@ class OnTheCard(UpStory):
                                       env=self.home.env, stdout=log, stderr=log)
         try:
             until(lambda: len(json.loads(self.gpuq("workers", "-o", "json").stdout)["workers"]) == 2, "two workers")
-            half = before["free_mib"] // 2 + 1
+            half = self.free_at_rest // 2 + 1   # also when idle models leave
             jobs = [self.python("256", text=HOLD, vram=f"{half}MiB") for _ in range(2)]
             until(lambda: sorted(self.status(j)["state"] for j in jobs) == ["ready", "running"], "one of two halves and a bit runs")
             self.logs_say(next(j for j in jobs if self.status(j)["state"] == "running"), "holds")
             time.sleep(2.5)
             cards = [d for w in json.loads(self.gpuq("workers", "-o", "json").stdout)["workers"] for d in w["devices"]]
             figure("two workers, one card", f"foreign {[c['foreign_mib'] for c in cards]} MiB, granted {[c['granted_mib'] for c in cards]} MiB")
-            self.assertEqual([c["foreign_mib"] for c in cards], [0, 0], "what the other worker's children hold is not foreign")
+            self.assertLessEqual(max(c["foreign_mib"] for c in cards), SETTLED_MIB, "what the other worker's children hold is not foreign")
             self.assertEqual(sorted(self.status(j)["state"] for j in jobs), ["ready", "running"])
         finally:
             second.terminate()

@@ -148,8 +148,8 @@ void Nvml::State::read_memory(Handle device, CardReading& card) {
     if (memory_v2(device, &info) == kOk) {
       card.total_mib = mib(info.total);
       card.reserved_mib = mib(info.reserved);
-      card.used_mib = mib(info.used) + (info.used < info.reserved ? mib(info.reserved) : 0);
-      if (info.used >= info.reserved && info.used > info.total) card.used_mib = card.total_mib;
+      // Drivers disagree on whether `used` has the reserved part in it (580 leaves it out: total = reserved + used + free); all agree on `free`.
+      card.used_mib = mib(info.total - std::min(info.free, info.total));
       return;
     }
   }

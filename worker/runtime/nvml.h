@@ -1,7 +1,7 @@
 // nvml.h - what NVIDIA's management library says of the cards, without a CUDA context: the library is opened at run time.
 //
 // Traps handled here: unsuffixed symbols are the old ABI, so the newest suffix is tried first; only init, count and handle are fatal when
-// absent; used memory includes what the driver reserves (memory info v2 tells them apart); process ids are host ids and may match
+// absent; used memory is total - free, for only some drivers count what they reserve as used; process ids are host ids and may match
 // nobody in a container; a per-process value may be all ones; calls take up to 10 ms, so only the monitor's thread makes them.
 #pragma once
 
