@@ -196,15 +196,14 @@ class World {
       }
     }
   }
-  /// A head that could start by preemption gets a plan within a second and a half (a look each second, and one after a plan that failed), and
-  /// its plan is over in time.
+  /// A head that could start by preemption gets a plan within a second, and its plan is over in time.
   void expect_nobody_waits_in_vain() {
     const std::vector<JobId> late = core_->overdue(now_);
     std::map<JobId, Instant> still;
     for (const JobId& id : late) {
       const auto before = seen_late_.find(id);
       still[id] = before == seen_late_.end() ? now_.steady : before->second;
-      EXPECT_LE(now_.steady - still[id], 1500ms) << to_string(id) << " could start by preemption, and nothing is set in motion";
+      EXPECT_LE(now_.steady - still[id], 1000ms) << to_string(id) << " could start by preemption, and nothing is set in motion";
     }
     seen_late_ = std::move(still);
   }

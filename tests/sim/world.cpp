@@ -10,7 +10,7 @@ namespace gq::sim {
 
 namespace {
 constexpr std::uint32_t kEvictionsMax = 10;  ///< of any policy here
-constexpr std::int64_t kOverdueUs = 1'500'000;   ///< a look a second, and half a one for plans that turned out impossible
+constexpr std::int64_t kOverdueUs = 1'000'000;   ///< as the design promises: grace + 1 s
 }
 
 World::~World() = default;
@@ -337,7 +337,7 @@ void World::dial(Side side, std::uint32_t index, std::int64_t us) {
 }
 
 /// No lower class runs on while a higher one that its leaving would help waits: somebody is asked to leave soon, and is gone when its
-/// grace is over. Plans are made once a second, sooner when one turned out impossible.
+/// grace is over. Plans are made twice a second, sooner when one turned out impossible.
 void World::watch_overdue() {
   if (!core || frozen || !stepped_since_load || core_knows_down || !store_is_up) return overdue_since_us.clear();
   std::map<JobId, std::int64_t> still;
