@@ -16,6 +16,8 @@
 
 namespace {
 
+std::int64_t loaded_budget_mib{};   // of the last load
+
 using gq::child::Channel;
 using gq::child::Frame;
 using gq::child::Type;
@@ -101,7 +103,7 @@ void answer(Channel& link, const Frame& run) {
   for (const auto& [name, bytes] : run.with_prefix("part.")) done.add_bytes("out." + name, bytes);
   for (const auto& [name, path] : run.with_prefix("file.")) done.add_bytes("out." + name, slurp(path));
   if (what == "big") done.add_bytes("out.big", std::string(300'000, 'B'));
-  done.add("value.device", run.text("kind"));
+  done.add("value.device", run.text("kind")).add("value.budget_mib", std::to_string(loaded_budget_mib));
   link.send(done);
 }
 
@@ -122,6 +124,7 @@ int main(int, char** argv) {
         link.send(Frame{Type::ready, 0, {}}.add("protocol", std::int64_t{1}).add("pid", std::int64_t{::getpid()}).add("device_name", "pretend").add("kind", "infer"));
         break;
       case Type::load:
+        loaded_budget_mib = frame.number("budget_mib");
         if (slurp(std::string(frame.text("path"))).rfind("broken", 0) == 0)
           link.send(Frame{Type::failed, frame.id, {}}.add("code", "BAD_MODEL").add("what", "it is broken"));
         else

@@ -56,6 +56,7 @@ TEST_F(WorkerChildren, a_model_is_loaded_once_and_answers_many_jobs_from_one_pro
     ASSERT_EQ(end.state, JobState::succeeded) << end.code << ": " << end.what;
     EXPECT_EQ(end.parts, (std::map<std::string, std::string>{{"x", "input"}}));
     EXPECT_EQ(end.values.at("model").rfind("yolo@", 0), 0U);
+    EXPECT_EQ(end.values.at("budget_mib"), "1024") << "what was granted, though the model was pushed without a word about it";
   }
   EXPECT_EQ(children_seen().size(), 1U);
 }

@@ -9,6 +9,7 @@
 #include "tests/unit/exec_scripts.h"
 #include "worker/executors/backend.h"
 #include "worker/executors/model.h"
+#include "worker/executors/modelhost_work.h"
 
 namespace gq::exec {
 namespace {
@@ -204,10 +205,16 @@ TEST_F(PretendCard, the_context_is_what_the_driver_says_of_this_process_and_the_
   card->limit_memory(4096);
   EXPECT_DOUBLE_EQ(card->fraction(), 3324.0 / 24'564);
   card->limit_memory(0);
-  EXPECT_DOUBLE_EQ(card->fraction(), 1.0);
+  EXPECT_DOUBLE_EQ(card->fraction(), 252.0 / 24'564) << "as it was opened";
   we_hold(1010);
   EXPECT_EQ(card->process_mib(), 1010);
   EXPECT_EQ(card->context_mib(), 612) << "measured once, when nothing else was there";
+}
+
+TEST(JointBudget, is_the_sum_unless_somebody_has_none) {
+  EXPECT_EQ(joint_budget({{"a@1", 600}, {"b@1", 3500}}), 4100);
+  EXPECT_EQ(joint_budget({{"a@1", 600}, {"b@1", 0}}), 0);
+  EXPECT_EQ(joint_budget({}), 0);
 }
 
 TEST_F(PretendCard, where_the_driver_knows_this_process_by_no_number_a_context_is_taken_to_be_large) {

@@ -117,7 +117,8 @@ Expected<std::unique_ptr<Backend>> Backend::open(const DeviceRequest& request, s
     backend->context_mib_ = context > 0 ? context : kContextReserveMib;
     backend->total_mib_ = total;
     backend->bf16_ = major >= 8;
-    if (request.vram_mib > 0) backend->limit_memory(request.vram_mib);
+    backend->opened_mib_ = request.vram_mib;
+    backend->limit_memory(request.vram_mib);
     at::set_num_threads(request.threads > 0 ? request.threads : 1);
     return backend;
   }
@@ -134,7 +135,7 @@ Expected<std::unique_ptr<Backend>> Backend::open(const DeviceRequest& request, s
 }
 
 void Backend::limit_memory(std::int64_t vram_mib) const {
-  if (cuda_ != nullptr) cuda_->limit_memory(memory_fraction(vram_mib, context_mib_, total_mib_));
+  if (cuda_ != nullptr) cuda_->limit_memory(memory_fraction(vram_mib > 0 ? vram_mib : opened_mib_, context_mib_, total_mib_));
 }
 
 std::int64_t Backend::process_mib() const { return cuda_ == nullptr ? -1 : exec::process_mib(uuid_, static_cast<unsigned>(::getpid())); }

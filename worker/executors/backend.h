@@ -40,7 +40,8 @@ class Backend {
   [[nodiscard]] std::int64_t context_mib() const { return context_mib_; }
   /// What this process holds of its card, as the driver tells: context, libraries and tensors; -1 where it does not tell.
   [[nodiscard]] std::int64_t process_mib() const;
-  /// From now on at most so much of the card for this process, the context included; 0 = no limit. What is held beyond it stays until freed.
+  /// From now on at most so much of the card for this process, the context included; 0 = as it was opened. What is held beyond it stays
+  /// until freed.
   void limit_memory(std::int64_t vram_mib) const;
   [[nodiscard]] double fraction() const;
   [[nodiscard]] bool bf16() const { return bf16_; }           ///< bf16 arithmetic pays on this device
@@ -55,7 +56,7 @@ class Backend {
  private:
   DeviceKind kind_ = DeviceKind::cpu;
   std::string name_, uuid_;
-  std::int64_t context_mib_{}, total_mib_{};
+  std::int64_t context_mib_{}, total_mib_{}, opened_mib_{};
   int threads_{};
   bool bf16_{};
   const CudaApi* cuda_{};

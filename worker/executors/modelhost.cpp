@@ -154,15 +154,8 @@ class ModelHost {
     channel_.send({.type = Type::unloaded, .id = id, .fields = {}});
   }
   /// The process as a whole never holds more than its models were granted together, its context included: so one that needs less leaves
-  /// room for another's larger batch, and nobody else on the card is short of a byte. A load without a budget lifts the limit.
-  void hold_to_budgets() {
-    std::int64_t sum = 0;
-    for (const auto& [name, mib] : budgets_) {
-      if (mib <= 0) return backend_->limit_memory(0);
-      sum += mib;
-    }
-    if (sum > 0) backend_->limit_memory(sum);
-  }
+  /// room for another's larger batch, and nobody else on the card is short of a byte.
+  void hold_to_budgets() { backend_->limit_memory(joint_budget(budgets_)); }
 
   /// After the last hold on some works was given up: whoever waits to unload their model looks again.
   void let_go() {

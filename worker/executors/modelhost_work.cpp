@@ -52,4 +52,13 @@ Expected<Done> read_tensors(Work& work) {
 
 Expected<Done> read_inputs(Work& work) { return work.infers ? read_tensors(work) : read_image(work); }
 
+std::int64_t joint_budget(const std::map<std::string, std::int64_t>& budgets) {
+  std::int64_t sum = 0;
+  for (const auto& [name, mib] : budgets) {
+    if (mib <= 0) return 0;
+    sum += mib;
+  }
+  return sum;
+}
+
 }  // namespace gq::exec

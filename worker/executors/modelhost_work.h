@@ -5,8 +5,10 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -66,6 +68,9 @@ struct Work {
   double decode_ms{};
 };
 using WorkPtr = std::shared_ptr<Work>;
+
+/// What a process may hold whose models were granted these (MiB, by name). 0 = nobody said: one of them has no budget, or there is none.
+std::int64_t joint_budget(const std::map<std::string, std::int64_t>& budgets);
 
 /// Decodes the job's image, or its tensors: what the device thread needs. Slow, and anybody's thread.
 Expected<Done> read_inputs(Work& work);
