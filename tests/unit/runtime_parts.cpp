@@ -10,7 +10,7 @@
 #include "worker/runtime/archive.h"
 #include "worker/runtime/attempt.h"
 #include "worker/runtime/child_process.h"
-#include "worker/runtime/budget_watch.h"
+#include "worker/runtime/memory_guard.h"
 #include "worker/runtime/command.h"
 #include "worker/runtime/devices.h"
 #include "worker/runtime/job_log.h"
@@ -71,7 +71,7 @@ TEST(FrameworkLimits, leave_room_for_a_context_and_never_more_than_the_card) {
   EXPECT_TRUE(framework_limits(0, 24'000).empty()) << "no limit";
 }
 
-TEST(BudgetWatch, flags_the_first_look_above_and_sends_away_at_the_third_in_a_row) {
+TEST(BudgetWatch, flags_the_first_look_above_and_has_enough_at_the_third_in_a_row) {
   using Verdict = BudgetWatch::Verdict;
   BudgetWatch watch;
   EXPECT_EQ(watch.look(3072, 3072), Verdict::within);
@@ -82,7 +82,7 @@ TEST(BudgetWatch, flags_the_first_look_above_and_sends_away_at_the_third_in_a_ro
   EXPECT_EQ(watch.look(3000, 3072), Verdict::within) << "a peak that passed";
   EXPECT_EQ(watch.look(9000, 3072), Verdict::flag);
   EXPECT_EQ(watch.look(9000, 3072), Verdict::wait);
-  EXPECT_EQ(watch.look(9001, 3072), Verdict::send_away);
+  EXPECT_EQ(watch.look(9001, 3072), Verdict::too_long);
   EXPECT_EQ(watch.look(9000, 0), Verdict::within) << "no limit";
 }
 

@@ -15,8 +15,9 @@
 #include "common/log.h"
 #include "worker/runtime/archive.h"
 #include "worker/runtime/attempt_run.h"
-#include "worker/runtime/budget_watch.h"
+#include "worker/runtime/command_inputs.h"
 #include "worker/runtime/devices.h"
+#include "worker/runtime/memory_guard.h"
 #include "worker/runtime/process.h"
 #include "worker/runtime/ranks.h"
 
@@ -44,46 +45,6 @@ bool has_content(const std::string& folder) {
   return fs::directory_iterator(folder, ec) != fs::directory_iterator();
 }
 
-/// One part as a file below in/, under the name that it is gathered by.
-Result<void> lay_part(const wire::Part& part, const std::string& name, const Gathered& gathered, const AttemptFolder& folder) {
-  if (!is_safe_path(part.name)) return fail(Errc::bad_input, "'" + part.name.substr(0, 80) + "' is no name for an input file", "use a relative path without '..'");
-  std::error_code ec;
-  const fs::path target = fs::path(folder.in()) / name;
-  fs::create_directories(target.parent_path(), ec);
-  if (const auto file = gathered.files.find(name); file != gathered.files.end()) {
-    // A copy: the job owns its folder and may write there; cached content must stay what its name says.
-    fs::copy_file(file->second->path, target, fs::copy_options::overwrite_existing, ec);
-    if (!ec) fs::permissions(target, fs::perms::owner_read | fs::perms::owner_write, ec);
-  } else if (const auto shared = gathered.shared.find(name); shared != gathered.shared.end()) {
-    fs::create_symlink(shared->second->path, target, ec);   // by reference: the open file itself, whoever renames it
-  } else if (part.share.empty()) {
-    const int fd = ::open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    const bool written = fd >= 0 && ::write(fd, part.bytes.data(), part.bytes.size()) == static_cast<ssize_t>(part.bytes.size());
-    if (!written) ec = std::error_code(errno, std::generic_category());
-    if (fd >= 0) ::close(fd);
-  }
-  if (ec) return fail(ec == std::errc::no_space_on_device ? Errc::storage_full : Errc::bad_input, "input " + name + ": " + ec.message());
-  return {};
-}
-
-/// Inputs and what its parents brought as files, the checkpoint unpacked. On the disk thread.
-Result<void> lay_out(const Gathered& gathered, const AttemptFolder& folder) {
-  for (const Pinned& pack : gathered.snapshot)
-    if (auto unpacked = unpack_folder(pack->path, folder.work(), {.what = "a pack of the working directory", .damaged = Errc::bad_input}); !unpacked) return unpacked;
-  for (const wire::Part& part : gathered.body.parts) {
-    if (part.media == wire::kSnapshotMedia) continue;
-    if (auto laid = lay_part(part, part.name, gathered, folder); !laid) return laid;
-  }
-  for (const auto& [parent, result] : gathered.parents) {
-    std::error_code ec;
-    fs::create_directory(fs::path(folder.in()) / to_string(parent), ec);   // there, though it brought nothing
-    for (const wire::Part& part : result.parts)
-      if (auto laid = lay_part(part, to_string(parent) + "/" + part.name, gathered, folder); !laid) return laid;
-  }
-  if (gathered.resume) return unpack_folder(gathered.resume->path, folder.checkpoint());
-  return {};
-}
-
 }  // namespace
 
 struct Command::Shared {
@@ -95,12 +56,12 @@ struct Command::Shared {
 struct Command::Run : AttemptRun {
   Run(Shared& s, Job j, Allotment memory)
       : AttemptRun(s.context, std::move(j), std::move(memory), [&s](const Grant& g) { s.runs.erase(g); }),
-        output(c.io), progress(c.io), kill_timer(c.io), linger_timer(c.io), memory_timer(c.io) {}
+        output(c.io), progress(c.io), kill_timer(c.io), linger_timer(c.io), memory_guard(c.io, c.devices) {}
 
   asio::posix::stream_descriptor output, progress;
-  asio::steady_timer kill_timer, linger_timer, memory_timer;
-  BudgetWatch budget_watch;
-  bool too_large{};           ///< told to stop because it held more than it was granted
+  asio::steady_timer kill_timer, linger_timer;
+  MemoryGuard memory_guard;
+  std::string too_large;      ///< told to stop because it held more than it was granted: how much
   std::array<char, 16U << 10U> output_buffer{};
   std::array<char, 4U << 10U> progress_buffer{};
   std::string progress_line;
@@ -158,7 +119,7 @@ struct Command::Run : AttemptRun {
   [[nodiscard]] std::map<std::string, std::string> framework_limits() const {
     std::int64_t smallest = 0;
     for (const std::string& uuid : job.item.devices)
-      if (const wire::Device* d = c.devices.by_uuid(uuid); d != nullptr && static_cast<DeviceKind>(d->kind) == DeviceKind::cuda)
+      if (const wire::Device* d = c.devices.by_uuid(uuid); is_card(d))
         smallest = smallest == 0 ? d->total_mib : std::min(smallest, d->total_mib);
     return worker::framework_limits(job.item.granted_mib, smallest);
   }
@@ -193,36 +154,20 @@ struct Command::Run : AttemptRun {
       allow_pauses(job.item.pause_for, [this](bool held) { Processes::signal_group(pid, held ? SIGSTOP : SIGCONT); });
     read_output();
     read_progress();
-    if (!job.item.devices.empty()) watch_memory();
+    memory_guard.start(job.item.devices, pid, job.item.granted_mib, [this](BudgetWatch::Verdict verdict, const std::string& text) { on_over_budget(verdict, text); });
   }
 
   // ---- while it runs
 
   /// On a card whoever holds more than was granted takes it from others and has to go. A host's memory is flagged only: what is resident
   /// there is partly files that the kernel drops when it must.
-  void watch_memory() {
-    memory_timer.expires_after(BudgetWatch::kPeriod);
-    memory_timer.async_wait([self = self()](const ErrorCode& ec) {
-      if (ec || self->exited || self->over) return;
-      self->look_at_memory();
-      if (!self->too_large) self->watch_memory();
-    });
-  }
-
-  void look_at_memory() {
-    std::int64_t most = 0;
-    bool on_card = false;
-    for (const std::string& uuid : job.item.devices) {
-      most = std::max(most, c.devices.group_mib(uuid, pid).value_or(0));
-      const wire::Device* device = c.devices.by_uuid(uuid);
-      on_card |= device != nullptr && static_cast<DeviceKind>(device->kind) == DeviceKind::cuda;
-    }
-    const auto verdict = budget_watch.look(most, job.item.granted_mib);
+  void on_over_budget(BudgetWatch::Verdict verdict, const std::string& text) {
+    const bool on_card = is_card(c.devices.by_uuid(job.item.devices.front()));
     if (verdict == BudgetWatch::Verdict::flag)
-      print("[gpuq] " + budget_watch.text() + (on_card ? ": it is ended if it stays so. " : ". ") + "More: --vram; less: gpuq.job.limit_memory()\n");
-    if (verdict != BudgetWatch::Verdict::send_away || !on_card || stopped || preempted) return;
-    too_large = true;
-    gq::log::warn("job_over_budget", {{"job", to_string(grant().job)}, {"what", budget_watch.text()}});
+      return print("[gpuq] " + text + (on_card ? ": it is ended if it stays so. " : ". ") + "More: --vram; less: gpuq.job.limit_memory()\n");
+    if (!on_card || stopped || preempted) return;
+    too_large = text;
+    gq::log::warn("job_over_budget", {{"job", to_string(grant().job)}, {"what", text}});
     terminate(kOverBudgetGrace);
   }
 
@@ -320,7 +265,7 @@ struct Command::Run : AttemptRun {
     was_paused = paused();
     forget_pauses();           // its number may be another's by now
     kill_timer.cancel();
-    memory_timer.cancel();
+    memory_guard.stop();
     for (const std::string& device : job.item.devices) c.devices.remove_group(device, pid);
     if (preempted) let_go();   // the leader is gone, and what was left of its group was killed with it
     linger_timer.expires_after(kPipeLinger);
@@ -358,14 +303,14 @@ struct Command::Run : AttemptRun {
     const int code = by_exit ? WEXITSTATUS(status) : 0;
     if (by_exit && code == 0) return Outcome::succeeded;
     if (stopped) return Outcome::cancelled;
-    if (too_large) return Outcome::failed;
+    if (!too_large.empty()) return Outcome::failed;
     const int signal = by_exit ? code - 128 : WTERMSIG(status);   // shells and interpreters say 128 + signal
     if (preempted && ((by_exit && code == kYieldedExit) || signal == SIGTERM || signal == SIGKILL)) return Outcome::yielded;
     return Outcome::failed;
   }
 
   [[nodiscard]] std::string why_failed() const {
-    if (too_large) return budget_watch.text() + " (a larger --vram, or gpuq.job.limit_memory() in the script)";
+    if (!too_large.empty()) return too_large + " (a larger --vram, or gpuq.job.limit_memory() in the script)";
     if (WIFEXITED(status) && WEXITSTATUS(status) == kYieldedExit) return "exit code 75 (yielded) without a request to leave";
     return gathered->body.argv[0].substr(0, 60) + " ended with " + describe_status(status);
   }
@@ -391,7 +336,7 @@ struct Command::Run : AttemptRun {
       if (ending.outcome == Outcome::failed) {
         const std::string lines = log->last_lines();
         ending.what = why_failed() + (lines.empty() ? "" : ": " + lines);
-        if (too_large) ending.code = Errc::oom;
+        if (!too_large.empty()) ending.code = Errc::oom;
       }
     }
     for (Output::Item& item : log->as_items()) result.items.push_back(std::move(item));

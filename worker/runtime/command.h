@@ -11,7 +11,7 @@
 // It runs in the folder it was submitted from where this worker sees that very folder, else in a copy that came along (--workdir), else
 // not here. Without a submitted folder: in an empty one.
 //
-// Its memory on a card is looked at once a second (budget_watch.h): above what was granted at three looks in a row, it is ended as OOM.
+// Its memory on a card is looked at once a second (memory_guard.h): above what was granted at three looks in a row, it is ended as OOM.
 //
 // Exit 0 = succeeded; 75 after a request to leave = yielded, as is an end by the SIGTERM or SIGKILL of that request; all else failed.
 // What GPUQ_CHECKPOINT_DIR holds after a 75 is its checkpoint; with --on-preempt checkpoint also after an end by SIGTERM. One that had

@@ -27,6 +27,7 @@ namespace gq::worker {
 
 enum class DeviceKind : std::uint8_t { cpu, cuda, mps, simulated };   // as core::DeviceKind, the wire's numbers
 std::string_view to_string(DeviceKind kind);
+inline bool is_card(const wire::Device* device) { return device != nullptr && static_cast<DeviceKind>(device->kind) == DeviceKind::cuda; }
 
 struct DeviceChoice {
   std::string devices = "auto";

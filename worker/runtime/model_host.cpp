@@ -30,7 +30,7 @@ Duration model_idle_limit() {
 using State = ModelHosts::Host::Model::State;
 
 ModelHosts::Host::Host(Shared& s, std::string uuid, std::string python_model)
-    : shared(s), c(s.context), device(std::move(uuid)), python(std::move(python_model)), timer(c.io), idle_timer(c.io), setup_timer(c.io), memory_timer(c.io), log_timer(c.io),
+    : shared(s), c(s.context), device(std::move(uuid)), python(std::move(python_model)), timer(c.io), idle_timer(c.io), setup_timer(c.io), memory_guard(c.io, c.devices), log_timer(c.io),
       idle_limit(model_idle_limit()), folder(c.scratch + "/children/modelhost-" + device + (is_python() ? "-" + python : "")) {}
 
 // ---- a model comes
@@ -74,10 +74,7 @@ void ModelHosts::Host::on_loaded(const child::Frame& frame) {
     if (model.state != State::loading || model.load_id != frame.id) continue;
     model.state = State::warm;
     setup_timer.cancel();
-    if (is_python()) {
-      budget_watch = {};
-      watch_memory();
-    }
+    if (is_python()) watch_memory();
     const auto batch = std::clamp<std::int64_t>(frame.number("batch_max", 1), 1, kBatchMax);
     model.lane = c.reports.open_warm_lane(device, key, static_cast<std::uint32_t>(2 * batch));
     log::info("model_warm", {{"model", key}, {"device", device}, {"used_mib", std::to_string(frame.number("used_mib"))}, {"batch_max", std::to_string(batch)}});
@@ -235,7 +232,7 @@ void ModelHosts::Host::forget_child_of(std::vector<std::string>& broken, bool wa
 void ModelHosts::Host::on_gone(const std::string& why) {
   child.reset();
   setup_timer.cancel();
-  memory_timer.cancel();
+  memory_guard.stop();
   const bool was_ready = ready_at != Instant{};
   if (was_ready && now().steady - ready_at >= kHealthy) failures = 0;
   ready_at = {};

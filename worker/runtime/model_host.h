@@ -14,9 +14,9 @@
 
 #include "common/config/model_file.h"
 #include "worker/runtime/allotments.h"
-#include "worker/runtime/budget_watch.h"
 #include "worker/runtime/child_process.h"
 #include "worker/runtime/child_words.h"
+#include "worker/runtime/memory_guard.h"
 #include "worker/runtime/modelhost.h"
 
 namespace gq::worker {
@@ -113,8 +113,8 @@ struct ModelHosts::Host : std::enable_shared_from_this<Host> {
   std::string unpacked;                      ///< where the model's folder lies
   asio::steady_timer timer;
   asio::steady_timer idle_timer;
-  asio::steady_timer setup_timer, memory_timer;
-  BudgetWatch budget_watch;
+  asio::steady_timer setup_timer;
+  MemoryGuard memory_guard;
   std::string printed;                       ///< the newest of its log, for an error text
   std::string unsaid;                        ///< of its log: leaves a few times a second
   asio::steady_timer log_timer;

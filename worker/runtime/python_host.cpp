@@ -103,21 +103,9 @@ void ModelHosts::Host::expect_loaded() {
 }
 
 void ModelHosts::Host::watch_memory() {
-  memory_timer.expires_after(BudgetWatch::kPeriod);
-  memory_timer.async_wait([weak = weak_from_this()](const ErrorCode& ec) {
-    const auto self = weak.lock();
-    if (ec || !self || !self->child) return;
-    const auto model = self->models.find(self->python);
-    const std::int64_t budget = model == self->models.end() ? 0 : model->second.booked_mib;
-    switch (self->budget_watch.look(self->c.devices.group_mib(self->device, self->child->pid()).value_or(0), budget)) {
-      case BudgetWatch::Verdict::send_away: return self->child->kill(self->budget_watch.text());
-      case BudgetWatch::Verdict::flag:
-        log::warn("model_over_budget", {{"model", self->python}, {"device", self->device}, {"what", self->budget_watch.text()}, {"next", "it is sent away if it stays so; raise vram in model.toml"}});
-        break;
-      case BudgetWatch::Verdict::within:
-      case BudgetWatch::Verdict::wait: break;
-    }
-    self->watch_memory();
+  memory_guard.start({device}, child->pid(), models[python].booked_mib, [this](BudgetWatch::Verdict verdict, const std::string& text) {
+    if (verdict == BudgetWatch::Verdict::too_long && child) return child->kill(text);
+    log::warn("model_over_budget", {{"model", python}, {"device", device}, {"what", text}, {"next", "it is sent away if it stays so; raise vram in model.toml"}});
   });
 }
 
