@@ -97,7 +97,7 @@ unsigned devices(std::vector<Finding>& out) {
     return 0U;
   };
   const char* library = std::getenv("GPUQ_NVML");
-  void* nvml = ::dlopen(library != nullptr ? library : "libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+  void* nvml = ::dlopen(library != nullptr && *library != '\0' ? library : "libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
   if (nvml == nullptr) return none({"nvml", Finding::warn, "no NVIDIA driver (libnvidia-ml.so.1 does not load)", "this machine works on its CPU", "nothing to do without a card; with one: install the driver, check with nvidia-smi"});
   using Init = int (*)();
   using Count = int (*)(unsigned*);

@@ -167,6 +167,7 @@ class OnTheCard(UpStory):
             other.stdout.readline()
             began = time.monotonic()
             held = by_process().get(other.pid, 0)
+            self.assertGreater(held, 4096, "nvidia-smi tells what each process holds")
             card = self.until_card(lambda c: c["foreign_mib"] >= held - SETTLED_MIB, "foreign use is seen")
             figure("foreign process seen after", f"{time.monotonic() - began:.2f} s: {card['foreign_mib']} MiB (nvidia-smi: {held} MiB)")
             self.assertLessEqual(abs(card["foreign_mib"] - held), SETTLED_MIB)
@@ -353,4 +354,6 @@ class OnTheCard(UpStory):
 
 
 if __name__ == "__main__":
+    if shutil.which("nvidia-smi") is None or not smi("uuid"):
+        sys.exit("gpu-test: nvidia-smi shows no card here; ./dev gpu-test without --system runs the CPU half")
     unittest.main(verbosity=0, failfast=False)
